@@ -1,0 +1,159 @@
+"""Dictionaries with attributes, objects by dotted name, and files from URLs.
+
+The names are those that EG3D checkpoints and their embedded sources expect; the code is this project's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any, Optional
+
+DOWNLOAD_BLOCK = 1 << 20  # bytes
+DOWNLOAD_TIMEOUT = 60  # seconds without an answer
+
+
+class EasyDict(dict):
+    """A dict whose items are also its attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"no item or attribute {name!r}")
+
+    __setattr__ = dict.__setitem__
+
+    def __delattr__(self, name: str) -> None:
+        if name not in self:
+            raise AttributeError(f"no item or attribute {name!r}")
+        del self[name]
+
+
+def get_obj_by_name(name: str) -> Any:
+    """Returns what a dotted name stands for: `package.module.Class`, or an attribute deeper in.
+
+    Raises ImportError when no prefix of the name is a module, AttributeError when the rest is not found in it.
+    """
+    parts = name.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:split])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # Only a missing part of the name itself leads to a shorter prefix; a module's own failed import is an error.
+            if error.name is None or not (module_name + ".").startswith(error.name + "."):
+                raise
+            continue
+        for attribute in parts[split:]:
+            found = getattr(found, attribute)
+        return found
+    raise ImportError(f"{name!r} names no importable module")
+
+
+def call_func_by_name(*args: Any, func_name: str, **kwargs: Any) -> Any:
+    """Calls the function (or class) that `func_name` stands for."""
+    return get_obj_by_name(func_name)(*args, **kwargs)
+
+
+def construct_class_by_name(*args: Any, class_name: str, **kwargs: Any) -> Any:
+    """Makes an object of the class that `class_name` stands for."""
+    return get_obj_by_name(class_name)(*args, **kwargs)
+
+
+# ------------------------------------------------------------------------------------------------ files from URLs
+
+def is_url(source: Any) -> bool:
+    """Whether `source` is an http(s) or file URL."""
+    return isinstance(source, str) and re.match(r"^(https?|file)://", source) is not None
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: $EG3D_CACHE_DIR, or the user's cache folder."""
+    chosen = os.environ.get("EG3D_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eg3d"
+
+
+def open_url(url: str, sha256: Optional[str] = None):
+    """Opens a local path, file URL or http(s) URL for reading bytes.
+
+    Downloads are cached under `cache_dir()`; an interrupted one is resumed where the server allows it, and a file
+    appears under its final name only when it is complete and, if `sha256` is given, has that checksum.
+
+    Raises OSError with one line that names the URL.
+    """
+    if not is_url(url):
+        return open(url, "rb")
+    if url.startswith("file://"):
+        return open(urllib.request.url2pathname(urllib.parse.urlparse(url).path), "rb")
+    name = re.sub(r"[^\w.-]", "_", os.path.basename(urllib.parse.urlparse(url).path)) or "download"
+    target = cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    if not target.exists():
+        _download(url, target)
+    if sha256 is not None and _checksum(target) != sha256:
+        target.unlink()
+        raise OSError(f"{url}: the checksum is not {sha256}; the copy was deleted, try again")
+    return open(target, "rb")
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(DOWNLOAD_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(url: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as answer:
+            resumed = have > 0 and answer.status == 206
+            expected = answer.headers.get("Content-Length")
+            total = int(expected) + (have if resumed else 0) if expected else None
+            with open(part, "ab" if resumed else "wb") as file:
+                while block := answer.read(DOWNLOAD_BLOCK):
+                    file.write(block)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # the part is not a prefix of what the server now has
+            part.unlink()
+            raise OSError(f"{url}: the interrupted download no longer matches; it was deleted, try again") from error
+        raise OSError(f"{url}: the server answered {error.code} {error.reason}") from error
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise OSError(f"{url}: no connection ({getattr(error, 'reason', error)})") from error
+    if total is not None and part.stat().st_size != total:
+        raise OSError(f"{url}: {part.stat().st_size} of {total} bytes arrived; run again to resume")
+    os.replace(part, target)
+
+
+@contextlib.contextmanager
+def written_beside(path: os.PathLike):
+    """Yields a temporary path in `path`'s folder and renames it onto `path` at the end; after an error nothing stays.
+
+    The suffix is kept, since encoders choose their format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes private files
+        os.replace(name, path)
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)

@@ -1,0 +1,132 @@
+"""Cameras: look-at poses, fields of view, and the paths that films follow.
+
+A pose is a 4x4 camera-to-world matrix in OpenCV's convention (x right, y down, z into the scene); the world is y-up. Yaw
+and pitch are angles from the world's axes: yaw pi/2, pitch pi/2 looks a face in the eye. See docs/conventions.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+PITCH_MARGIN = 1e-5  # keeps look-at cameras off the poles, where "up" has no meaning
+FFHQ_FOCAL = 4.2647  # in image widths: 2985.29 / 700
+SHAPENET_FOCAL = 1.7074
+SHAPENET_RADIUS = 1.7  # released ShapeNet networks are told by their camera's distance
+FRONTAL = math.pi / 2  # yaw and pitch that look along -z
+
+Vector = Union[Sequence[float], Tensor]
+
+
+def look_at(forward: Tensor, origin: Tensor) -> Tensor:
+    """Poses [N, 4, 4] of cameras at `origin` that look along `forward` ([N, 3] each), upright: no roll."""
+    z = torch.nn.functional.normalize(forward, dim=-1)
+    up = torch.tensor([0.0, 1.0, 0.0], device=origin.device).expand_as(z)
+    x = torch.nn.functional.normalize(torch.linalg.cross(z, up), dim=-1)
+    y = torch.linalg.cross(z, x)
+    pose = torch.eye(4, device=origin.device).repeat(len(origin), 1, 1)
+    pose[:, :3, :3] = torch.stack([x, y, z], dim=-1)
+    pose[:, :3, 3] = origin
+    return pose
+
+
+def _pose(yaw: Tensor, pitch: Tensor, pivot: Vector, radius: float, device) -> Tensor:
+    """Cameras on a sphere around the WORLD's origin that look at `pivot`; yaw, pitch [N, 1]."""
+    v = pitch.clamp(PITCH_MARGIN, math.pi - PITCH_MARGIN) / math.pi
+    phi, theta = torch.arccos(1 - 2 * v), math.pi - yaw
+    direction = torch.cat([phi.sin() * theta.cos(), phi.cos(), phi.sin() * theta.sin()], dim=1)
+    origin = radius * direction
+    return look_at(torch.as_tensor(pivot, dtype=torch.float32, device=device) - origin, origin)
+
+
+class _Sampler:
+    """Draws yaw, then pitch, around their means; the spread's shape is the subclass's."""
+
+    @staticmethod
+    def _spread(batch_size: int, device) -> Tensor:
+        return torch.randn(batch_size, 1, device=device)
+
+    @classmethod
+    def _sample(cls, means, stddevs, pivot, radius, batch_size, device) -> Tensor:
+        yaw, pitch = [cls._spread(batch_size, device) * s + m for m, s in zip(means, stddevs)]
+        return _pose(yaw, pitch, pivot, radius, device)
+
+
+class LookAtPoseSampler(_Sampler):
+    """Cameras on a sphere around the origin that look at a point."""
+
+    @classmethod
+    def sample(cls, horizontal_mean, vertical_mean, lookat_position, horizontal_stddev=0, vertical_stddev=0, radius=1,
+               batch_size=1, device="cpu") -> Tensor:
+        """Returns [batch_size, 4, 4]: normally distributed yaw and pitch (radians), looking at `lookat_position` [3]."""
+        return cls._sample((horizontal_mean, vertical_mean), (horizontal_stddev, vertical_stddev), lookat_position, radius,
+                           batch_size, device)
+
+
+class GaussianCameraPoseSampler(_Sampler):
+    """Cameras on a sphere that look at the origin, normally distributed."""
+
+    @classmethod
+    def sample(cls, horizontal_mean, vertical_mean, horizontal_stddev=0, vertical_stddev=0, radius=1, batch_size=1,
+               device="cpu") -> Tensor:
+        """Returns [batch_size, 4, 4]; angles in radians."""
+        return cls._sample((horizontal_mean, vertical_mean), (horizontal_stddev, vertical_stddev), (0.0, 0.0, 0.0), radius,
+                           batch_size, device)
+
+
+class UniformCameraPoseSampler(GaussianCameraPoseSampler):
+    """Cameras on a sphere that look at the origin, uniform within +- the deviations given."""
+
+    @staticmethod
+    def _spread(batch_size: int, device) -> Tensor:
+        return torch.rand(batch_size, 1, device=device) * 2 - 1
+
+
+# ------------------------------------------------------------------------------------------------ intrinsics
+
+def intrinsics(focal: float, device="cpu") -> Tensor:
+    """[3, 3] of a square picture with its principal point in the middle; `focal` in image widths."""
+    return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]], device=device)
+
+
+def FOV_to_intrinsics(fov_degrees: float, device="cpu") -> Tensor:
+    """[3, 3] from the DIAGONAL field of view of a square picture, in degrees: 18.837 is FFHQ's.
+
+    Raises ValueError outside (0, 180).
+    """
+    if not 0 < fov_degrees < 180:
+        raise ValueError(f"a field of view of {fov_degrees} degrees does not exist: choose one between 0 and 180")
+    # Official: rounds pi and sqrt(2), 0.02 % away.
+    return intrinsics(1 / (math.tan(math.radians(fov_degrees) / 2) * math.sqrt(2)), device)
+
+
+def focal_length(rendering_kwargs: dict) -> float:
+    """The focal length, in image widths, of the data that a network with these rendering_kwargs was trained on."""
+    return SHAPENET_FOCAL if rendering_kwargs.get("avg_camera_radius") == SHAPENET_RADIUS else FFHQ_FOCAL
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+def label(pose: Tensor, K: Tensor) -> Tensor:
+    """[N, 25] from poses [N, 4, 4] and one [3, 3] (or [N, 3, 3]) of intrinsics."""
+    flat = K.expand(len(pose), 3, 3).reshape(-1, 9)
+    return torch.cat([pose.reshape(-1, 16), flat], dim=1)
+
+
+def view(rendering_kwargs: dict, yaw: float = 0.0, pitch: float = 0.0, focal: Optional[float] = None, device="cpu") -> Tensor:
+    """Label [1, 25] of a camera turned by yaw and pitch (radians) from the frontal one, around the network's own pivot."""
+    pose = LookAtPoseSampler.sample(
+        FRONTAL + yaw, FRONTAL + pitch, rendering_kwargs.get("avg_camera_pivot", [0, 0, 0]),
+        radius=rendering_kwargs.get("avg_camera_radius", 2.7), device=device)
+    return label(pose, intrinsics(focal_length(rendering_kwargs) if focal is None else focal, device))
+
+
+def orbit(rendering_kwargs: dict, frames: int, yaw_range: float = 0.35, pitch_range: float = 0.25, pitch_mean: float = -0.05,
+          focal: Optional[float] = None, device="cpu") -> Tensor:
+    """Labels [frames, 25] of the official films' closed path: yaw a sine, pitch a cosine (radians)."""
+    turns = [2 * math.pi * index / frames for index in range(frames)]
+    return torch.cat([
+        view(rendering_kwargs, yaw_range * math.sin(t), pitch_mean + pitch_range * math.cos(t), focal, device) for t in turns])

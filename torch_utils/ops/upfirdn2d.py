@@ -1,0 +1,152 @@
+"""Upsample, filter, downsample: the resampling step of StyleGAN2 (Karras et al. 2020, appendix B).
+
+Along each axis: put up - 1 zeros after every sample, pad (a negative number crops), convolve with the filter, keep every
+down-th sample. A 1-D filter f stands for the separable 2-D filter f f^T.
+
+Notation: N batch, C channels. Filters are float32 and sum to 1 unless told otherwise; `flip_filter=True` correlates
+instead of convolving. Factors are an int or [x, y]; paddings an int, [x, y] or [x before, x after, y before, y after].
+"""
+
+from typing import Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import custom_ops
+
+SEPARABLE_TAPS = 8  # from this many taps on, a 1-D filter is applied axis by axis
+
+Factor = Union[int, Sequence[int]]
+
+
+def setup_filter(
+    f, device="cpu", normalize: bool = True, flip_filter: bool = False, gain: float = 1, separable: Optional[bool] = None
+) -> Tensor:
+    """Makes a filter from taps (a number, a 1-D or 2-D list, or None for the identity).
+
+    Returns float32 [taps, taps], or [taps] where the filter stays separable: `separable=True`, or by default from 8 taps on.
+    Raises ValueError for anything that is not a number, a vector or a matrix.
+    """
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device="cpu").clone()
+    if taps.ndim > 2 or taps.numel() == 0:
+        raise ValueError(f"setup_filter: filter of shape {tuple(taps.shape)}; expected a number, a vector or a matrix")
+    if taps.ndim == 0:
+        taps = taps.reshape(1)
+    if separable is None:
+        separable = taps.ndim == 1 and taps.numel() >= SEPARABLE_TAPS
+    if separable and taps.ndim == 2:
+        raise ValueError("setup_filter: separable=True needs a 1-D filter")
+    if taps.ndim == 1 and not separable:
+        taps = torch.outer(taps, taps)
+    if normalize:
+        taps = taps / taps.sum()
+    if flip_filter:
+        taps = taps.flip(tuple(range(taps.ndim)))
+    return (taps * gain ** (taps.ndim / 2)).to(device)
+
+
+def upfirdn2d(
+    x: Tensor,  # [N, C, H, W]
+    f: Optional[Tensor],  # [fh, fw], [taps] or None
+    up: Factor = 1,
+    down: Factor = 1,
+    padding: Factor = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> Tensor:
+    """Returns [N, C, (H * up + paddings - fh) // down + 1, likewise], of x's dtype; differentiable any number of times.
+
+    Raises ValueError for a factor below 1 or a picture smaller than the filter.
+    """
+    custom_ops.check_impl("upfirdn2d", impl)
+    up_x, up_y = _pair(up, "up")
+    down_x, down_y = _pair(down, "down")
+    left, right, top, bottom = _margins(padding)
+    row, column = _row_and_column(f, x)
+    height, width = x.shape[2] * up_y + top + bottom, x.shape[3] * up_x + left + right
+    if height < column.shape[-2] or width < row.shape[-1]:
+        raise ValueError(f"upfirdn2d: a filter of {column.shape[-2]}x{row.shape[-1]} taps on {height}x{width} padded samples")
+
+    x = _insert_zeros(_insert_zeros(x, 2, up_y), 3, up_x)
+    x = F.pad(x, [left, right, top, bottom])
+    if f is None:
+        return x[:, :, ::down_y, ::down_x] * gain
+    kernels = [row] if f.ndim == 2 else [row, column]
+    if not flip_filter:
+        kernels = [kernel.flip(2, 3) for kernel in kernels]
+    strides = [(down_y, down_x)] if f.ndim == 2 else [(1, down_x), (down_y, 1)]
+    channels = x.shape[1]
+    for kernel, stride in zip(kernels, strides):
+        weight = (kernel * gain ** (f.ndim / 2)).to(x.dtype).expand(channels, 1, -1, -1)
+        x = F.conv2d(x, weight, stride=stride, groups=channels)
+    return x
+
+
+def filter2d(x, f, padding: Factor = 0, flip_filter: bool = False, gain: float = 1, impl: str = "auto") -> Tensor:
+    """Filters without changing the size (before `padding` is added)."""
+    margins = grown_margins(padding, f, lambda taps: (taps // 2, (taps - 1) // 2))
+    return upfirdn2d(x, f, padding=margins, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def upsample2d(
+    x, f, up: Factor = 2, padding: Factor = 0, flip_filter: bool = False, gain: float = 1, impl: str = "auto"
+) -> Tensor:
+    """Multiplies the size by `up`; mean brightness is kept."""
+    factors = _pair(up, "up")
+    margins = grown_margins(padding, f, *[lambda taps, u=u: ((taps + u - 1) // 2, (taps - u) // 2) for u in factors])
+    gain = gain * factors[0] * factors[1]
+    return upfirdn2d(x, f, up=factors, padding=margins, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def downsample2d(
+    x, f, down: Factor = 2, padding: Factor = 0, flip_filter: bool = False, gain: float = 1, impl: str = "auto"
+) -> Tensor:
+    """Divides the size by `down`."""
+    factors = _pair(down, "down")
+    margins = grown_margins(padding, f, *[lambda taps, d=d: ((taps - d + 1) // 2, (taps - d) // 2) for d in factors])
+    return upfirdn2d(x, f, down=factors, padding=margins, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+def _pair(value: Factor, name: str) -> Tuple[int, int]:
+    x, y = (value, value) if isinstance(value, int) else value
+    if min(x, y) < 1:
+        raise ValueError(f"upfirdn2d: {name}={value} must be at least 1")
+    return int(x), int(y)
+
+
+def _margins(padding: Factor) -> Tuple[int, int, int, int]:
+    if isinstance(padding, int):
+        return padding, padding, padding, padding
+    if len(padding) == 2:
+        return padding[0], padding[0], padding[1], padding[1]
+    left, right, top, bottom = padding
+    return int(left), int(right), int(top), int(bottom)
+
+
+def grown_margins(padding: Factor, f: Optional[Tensor], margin_x, margin_y=None) -> Tuple[int, int, int, int]:
+    """`padding` plus what the filter needs on either side, given functions taps -> (before, after) along x and y."""
+    width, height = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    needed = margin_x(width) + (margin_y or margin_x)(height)
+    return tuple(own + extra for own, extra in zip(_margins(padding), needed))
+
+
+def _row_and_column(f: Optional[Tensor], x: Tensor) -> Tuple[Tensor, Tensor]:
+    """The filter as kernels [1, 1, h, w]: a matrix twice, a vector once lying and once standing."""
+    if x.ndim != 4:
+        raise ValueError(f"upfirdn2d: expected [N, C, H, W], got {tuple(x.shape)}")
+    taps = torch.ones(1, 1, device=x.device) if f is None else f
+    if taps.ndim == 2:
+        return taps[None, None], taps[None, None]
+    return taps.reshape(1, 1, 1, -1), taps.reshape(1, 1, -1, 1)
+
+
+def _insert_zeros(x: Tensor, axis: int, factor: int) -> Tensor:
+    if factor == 1:
+        return x
+    spread = x.unsqueeze(axis + 1)
+    silence = torch.zeros_like(spread).expand(*spread.shape[: axis + 1], factor - 1, *spread.shape[axis + 2 :])
+    return torch.cat([spread, silence], dim=axis + 1).flatten(axis, axis + 1)

@@ -1,0 +1,309 @@
+"""Objects that carry their source: the format of StyleGAN and EG3D snapshots (version 6).
+
+A persistent object is pickled as one call, `_reconstruct_persistent_obj(meta)`, where meta is a dict of
+
+    type 'class', version 6, module_src (the text of the module that defines the class), class_name,
+    state (the object's __dict__, with the constructor's arguments as _init_args and _init_kwargs).
+
+The official loader executes module_src. Here a checkpoint is data: `rebuild` makes the object from this project's class of
+that name and fills it strictly, and the text is not executed. Only `rebuild_trusted` executes it, for networks of other code
+bases, when the user says that he trusts the file.
+
+This module knows classes of higher layers by name only and looks them up when one is needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+import sys
+import types
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+import torch
+
+FORMAT_VERSION = 6
+
+# Where the persistent classes of official snapshots live.
+OFFICIAL_CLASSES = {
+    name: module
+    for module, names in {
+        "training.networks_stylegan2": (
+            "FullyConnectedLayer Conv2dLayer MappingNetwork SynthesisLayer ToRGBLayer SynthesisBlock SynthesisNetwork "
+            "Generator DiscriminatorBlock MinibatchStdLayer DiscriminatorEpilogue Discriminator"),
+        "training.triplane": "TriPlaneGenerator",
+        "training.superresolution": (
+            "SynthesisBlockNoUp SuperresolutionHybrid8X SuperresolutionHybrid8XDC SuperresolutionHybrid4X "
+            "SuperresolutionHybrid2X SuperresolutionHybridDeepfp32 SuperresolutionGeneral"),
+        "training.dual_discriminator": "SingleDiscriminator DualDiscriminator DummyDualDiscriminator",
+        "training.augment": "AugmentPipe",
+    }.items()
+    for name in names.split()
+}
+CONSTRUCTED_BY_NAME = ("superresolution_module", "class_name", "func_name")  # arguments that constructors look up and call
+TRAINING_BUFFERS = ("dataset_label_std",)  # registered after construction, so no constructor makes them
+
+REMEDY = "if it comes from someone you trust, load it with --trust (trust=True), which executes the code it carries"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message is one line for the user."""
+
+
+# ------------------------------------------------------------------------------------------------ classes that persist
+
+_classes: Dict[Tuple[str, str], type] = {}  # (class name, source) -> the class as this process imported it
+_sources: Dict[str, str] = {}  # module name -> its text
+_import_hooks: List[Callable[[dict], dict]] = []
+
+
+def persistent_class(cls: type) -> type:
+    """Class decorator: instances remember their constructor's arguments and are pickled with their module's source."""
+    if is_persistent(cls):
+        return cls
+    construct = cls.__init__
+
+    @functools.wraps(construct)
+    def __init__(self, *args, **kwargs):
+        remembered = copy.deepcopy((args, kwargs)) if type(self) is cls else None
+        construct(self, *args, **kwargs)
+        if remembered is not None:  # a subclass remembers its own arguments, not those it gave to us
+            self._init_args, self._init_kwargs = remembered
+
+    def __reduce__(self):
+        meta = dict(type="class", version=FORMAT_VERSION, module_src=_module_source(type(self).__module__),
+                    class_name=type(self).__name__, state=_state(self))
+        return _reconstruct_persistent_obj, (meta,)
+
+    def __deepcopy__(self, memo):
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in _state(self).items()})
+        return twin
+
+    cls.__init__ = __init__
+    cls.__reduce__ = __reduce__
+    cls.__deepcopy__ = __deepcopy__
+    cls.init_args = property(lambda self: copy.deepcopy(self._init_args))
+    cls.init_kwargs = property(lambda self: copy.deepcopy(self._init_kwargs))
+    cls._persistent = cls.__qualname__
+    try:
+        _classes[cls.__name__, _module_source(cls.__module__)] = cls
+    except OSError:
+        pass  # a class typed at a prompt has no source: it works, and pickling it says so
+    return cls
+
+
+def is_persistent(obj: Any) -> bool:
+    """Whether an object, or a class, is persistent itself (a subclass must be decorated too)."""
+    cls = obj if isinstance(obj, type) else type(obj)
+    return "_persistent" in vars(cls)
+
+
+def import_hook(hook: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    """Registers a function meta -> meta that sees every persistent object before it is rebuilt; returns it (a decorator)."""
+    _import_hooks.append(hook)
+    return hook
+
+
+def _state(obj: Any) -> dict:
+    custom = getattr(type(obj), "__getstate__", None)
+    if custom is None or custom is getattr(object, "__getstate__", None):
+        return dict(obj.__dict__)
+    return custom(obj)
+
+
+def _module_source(name: str) -> str:
+    if name not in _sources:
+        _sources[name] = inspect.getsource(sys.modules[name])
+    return _sources[name]
+
+
+# ------------------------------------------------------------------------------------------------ from a pickle
+
+class Record:
+    """An object of a checkpoint as data: nothing of it has been executed.
+
+    `meta` is a persistent object's, or None for one stored by name; then `class_name` is dotted.
+    """
+
+    def __init__(self, class_name: str, state: Optional[dict] = None, meta: Optional[dict] = None):
+        self.class_name = class_name
+        self.state = {} if state is None else state
+        self.meta = meta
+
+
+def checked_meta(meta: Any) -> dict:
+    """Applies import hooks and checks the format. Raises CheckpointError."""
+    if not isinstance(meta, dict):
+        raise CheckpointError("damaged: a persistent object without its description")
+    for hook in _import_hooks:
+        meta = hook(dict(meta))
+    version = meta.get("version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CheckpointError(f"its objects have format {version}, this program knows up to {FORMAT_VERSION}: update it")
+    expected = dict(type=str, module_src=str, class_name=str, state=dict)
+    if meta.get("type") != "class" or any(not isinstance(meta.get(key), kind) for key, kind in expected.items()):
+        raise CheckpointError("damaged: a persistent object with an incomplete description")
+    return meta
+
+
+def _reconstruct_persistent_obj(meta: dict) -> Any:
+    """What a plain pickle.load calls: rebuilds the object as data, whatever source it carries."""
+    meta = checked_meta(meta)
+    return rebuild(Record(meta["class_name"], meta["state"], meta))
+
+
+def rebuild(record: Record, path: str = "") -> Any:
+    """Makes a persistent object from this process's class of its name and fills it with the recorded state.
+
+    `path` is what error messages call the object. Raises CheckpointError for an unknown class, for constructor arguments that
+    the class does not take, and for tensors that are missing, unknown or of another shape; the message names them.
+    """
+    cls = _known_class(record, path)
+    if not issubclass(cls, torch.nn.Module):
+        obj = cls.__new__(cls)
+        obj.__dict__.update(record.state)
+        return obj
+    args, kwargs = record.state.get("_init_args", ()), record.state.get("_init_kwargs", {})
+    _check_names(kwargs, path or record.class_name)
+    try:
+        with torch.device("meta"):  # no memory, no random draws: every tensor comes from the file
+            module = cls(*args, **kwargs)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a constructor says about arguments that were meant for other code
+        raise CheckpointError(
+            f"{path or record.class_name}: this {record.class_name} was made by other code ({error}); {REMEDY}") from error
+    problems: List[str] = []
+    _fill(module, record.state, path, problems)
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise CheckpointError(f"does not fit this {record.class_name}: {', '.join(problems[:4])}{more}; {REMEDY}")
+    return module
+
+
+def _known_class(record: Record, path: str) -> type:
+    name, source = record.class_name, record.meta["module_src"]
+    if (name, source) in _classes:  # this very text was imported here already
+        return _classes[name, source]
+    if name not in OFFICIAL_CLASSES:
+        where = f" ({path})" if path else ""
+        raise CheckpointError(f"holds a {name}{where}, which is no class of EG3D; {REMEDY}")
+    __import__(OFFICIAL_CLASSES[name])
+    return getattr(sys.modules[OFFICIAL_CLASSES[name]], name)
+
+
+def _check_names(kwargs: Any, path: str) -> None:
+    """Refuses dotted names that a constructor would call, unless they are EG3D's own classes."""
+    for key, value in _walk(kwargs):
+        if key in CONSTRUCTED_BY_NAME:
+            module, _, name = str(value).rpartition(".")
+            if OFFICIAL_CLASSES.get(name) != module:
+                raise CheckpointError(f"{path}: {key} is {value!r}, which is no class of EG3D; {REMEDY}")
+
+
+def _walk(value: Any, limit: int = 100_000) -> Iterator[Tuple[Any, Any]]:
+    """Yields (key, value) of nested dicts, lists and tuples; refuses structures that unfold beyond `limit`."""
+    waiting, seen = [(None, value)], 0
+    while waiting:
+        key, value = waiting.pop()
+        seen += 1
+        if seen > limit:
+            raise CheckpointError("damaged: arguments nested beyond measure")
+        yield key, value
+        if isinstance(value, dict):
+            waiting.extend(value.items())
+        elif isinstance(value, (list, tuple)):
+            waiting.extend((None, item) for item in value)
+
+
+# ------------------------------------------------------------------------------------------------ filling a module
+
+_MODULE_INTERNALS = frozenset(torch.nn.Module().__dict__) - {"training"}
+
+
+def _fill(module: torch.nn.Module, state: Mapping, path: str, problems: List[str]) -> None:
+    """Puts recorded tensors and plain attributes into a module made on the meta device; collects what does not fit."""
+    prefix = f"{path}." if path else ""
+    for kind, make in (("_parameters", _as_parameter), ("_buffers", torch.Tensor.detach)):
+        own = getattr(module, kind)
+        recorded = {name: tensor for name, tensor in (state.get(kind) or {}).items() if tensor is not None}
+        for name in TRAINING_BUFFERS:
+            if kind == "_buffers" and name in recorded and name not in own:
+                module.register_buffer(name, recorded[name])
+        expected = {name: tensor for name, tensor in own.items() if tensor is not None}
+        problems += [f"{prefix}{name} is missing" for name in expected if name not in recorded]
+        problems += [f"{prefix}{name} is unknown" for name in recorded if name not in expected]
+        for name in expected.keys() & recorded.keys():
+            have, want = recorded[name], expected[name]
+            if not isinstance(have, torch.Tensor):
+                problems.append(f"{prefix}{name} is no tensor")
+            elif have.shape != want.shape:
+                problems.append(f"{prefix}{name} has shape {list(have.shape)}, expected {list(want.shape)}")
+            else:
+                own[name] = make(have)
+
+    children = {name: child for name, child in (state.get("_modules") or {}).items() if child is not None}
+    known = {name: child for name, child in module._modules.items() if child is not None}
+    problems += [f"{prefix}{name} is missing" for name in known if name not in children]
+    problems += [f"{prefix}{name} is unknown" for name in children if name not in known]
+    for name in known.keys() & children.keys():
+        child = children[name]
+        inner = child.state if isinstance(child, Record) else getattr(child, "__dict__", {})
+        _fill(known[name], inner, prefix + name, problems)
+    _carry_attributes(module, state)
+
+
+def _as_parameter(tensor: torch.Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+
+
+def _carry_attributes(module: torch.nn.Module, state: Mapping) -> None:
+    """Takes over plain attributes that the class has too: what was set on the object after its construction."""
+    for key, value in state.items():
+        if key in _MODULE_INTERNALS or key.startswith("_") or key not in module.__dict__:
+            continue
+        if isinstance(value, np.generic):
+            value = value.item()
+        own = module.__dict__[key]
+        if isinstance(own, torch.Tensor):
+            if isinstance(value, torch.Tensor) and value.shape == own.shape:
+                module.__dict__[key] = value.detach().to(own.device)
+        elif all(item is None or isinstance(item, (bool, int, float, str, dict, list, tuple)) for _, item in _walk(value)):
+            module.__dict__[key] = value
+
+
+# ------------------------------------------------------------------------------------------------ trusted sources
+
+def rebuild_trusted(meta: dict) -> Any:
+    """Makes a persistent object the official way: EXECUTES the source it carries. Raises CheckpointError."""
+    meta = checked_meta(meta)
+    module = _execute(meta["module_src"])
+    cls = module.__dict__.get(meta["class_name"])
+    if not isinstance(cls, type):
+        raise CheckpointError(f"the source it carries defines no {meta['class_name']}; load it without --trust")
+    obj = cls.__new__(cls)
+    if hasattr(obj, "__setstate__"):
+        obj.__setstate__(meta["state"])
+    else:
+        obj.__dict__.update(meta["state"])
+    return obj
+
+
+def _execute(source: str) -> types.ModuleType:
+    name = f"_embedded_{hashlib.sha256(source.encode()).hexdigest()[:24]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = types.ModuleType(name, "Source carried by a checkpoint that the user trusts.")
+    sys.modules[name] = module
+    _sources[name] = source
+    try:
+        exec(compile(source, f"<{name}>", "exec", dont_inherit=True), module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        raise CheckpointError(f"the source it carries does not run here ({type(error).__name__}: {error})") from error
+    return module

@@ -1,0 +1,363 @@
+"""Checkpoints: bytes <-> objects. A checkpoint is DATA.
+
+`load` reads an official snapshot without Python's unpickler. A small machine follows the pickle's instructions, and all it
+can make are plain values, tensors and inert records of objects; every global that is not in its table is refused by name
+before anything is called. Persistent objects are then rebuilt from this project's classes (torch_utils/persistence.py).
+With `trust=True` Python's own unpickler runs instead and executes the source that the file carries: for forks.
+
+`save` writes the official format beside its place and renames it there.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import math
+import os
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Tuple, Union
+
+import numpy as np
+import torch
+
+import dnnlib
+from dnnlib.util import written_beside
+from torch_utils import persistence
+from torch_utils.persistence import REMEDY, CheckpointError, Record
+
+NEWEST_PROTOCOL = 5
+Source = Union[str, os.PathLike, bytes, BinaryIO]
+
+
+def load(source: Source, trust: bool = False) -> Any:
+    """Reads a checkpoint from a path, bytes or an open binary file; tensors come to the CPU.
+
+    Returns what the file holds, usually a dict with G, D, G_ema. `trust=True` executes the code it carries.
+    Raises CheckpointError, whose message starts with the file's name and says what is wrong, and OSError.
+    """
+    name, data = _read(source)
+    try:
+        reject_other_formats(data)
+        return _load_trusted(data) if trust else _finish(_Machine(data).run(), "")
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+
+
+def save(obj: Any, path: Union[str, os.PathLike]) -> None:
+    """Writes `obj` as an official snapshot; the file appears under its name only when it is complete."""
+    with written_beside(path) as temporary, open(temporary, "wb") as file:
+        pickle.dump(obj, file, protocol=4)
+
+
+def _read(source: Source) -> Tuple[str, bytes]:
+    if isinstance(source, bytes):
+        return "checkpoint", source
+    if hasattr(source, "read"):
+        return str(getattr(source, "name", "checkpoint")), source.read()
+    return os.fspath(source), Path(source).read_bytes()
+
+
+def reject_other_formats(data: bytes) -> None:
+    """Raises CheckpointError with one line for files that are often mistaken for a checkpoint."""
+    head = data[:256].lstrip()
+    if not data:
+        raise CheckpointError("the file is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError("a git-lfs pointer, not the file itself: run `git lfs pull` where it came from")
+    if head[:1] == b"<":
+        raise CheckpointError("a web page, not a checkpoint: the download was answered by a page, fetch the file itself")
+    if data[:2] == b"PK":
+        raise CheckpointError("a zip archive (torch.save or a data set), not an EG3D snapshot, which is a plain pickle")
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+        raise CheckpointError("a safetensors file, not an EG3D snapshot, which is a pickle")
+    if data[:1] == b"\x80" and data[1] > NEWEST_PROTOCOL:
+        raise CheckpointError(f"pickle protocol {data[1]} is newer than this program knows ({NEWEST_PROTOCOL})")
+    if data[:1] not in (b"\x80", b"(", b"}", b"]", b"c"):
+        raise CheckpointError("not a pickle, so no EG3D snapshot")
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+class Global(NamedTuple):
+    """A dotted name that a pickle mentions."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+# Objects that official snapshots store by name: they stay records until a persistent object takes their tensors.
+STORED_BY_NAME = frozenset({
+    Global("training.triplane", "OSGDecoder"),
+    Global("training.volumetric_rendering.renderer", "ImportanceRenderer"),
+    Global("training.volumetric_rendering.ray_marcher", "MipRayMarcher2"),
+    Global("training.volumetric_rendering.ray_sampler", "RaySampler"),
+    Global("torch.nn.modules.container", "Sequential"),
+    Global("torch.nn.modules.activation", "Softplus"),
+})
+
+
+class _Mark:
+    """The pickle machine's MARK."""
+
+
+MARK = _Mark()
+
+
+class _Machine:
+    """Runs a pickle's instructions on a stack of data. See the standard library's pickletools for what each one means."""
+
+    def __init__(self, data: bytes):
+        self.data = data
+        self.stack: List[Any] = []
+        self.memo: Dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """Returns the pickled value, with Records in place of objects. Raises CheckpointError."""
+        finished = False
+        try:
+            for opcode, argument, _position in pickletools.genops(io.BytesIO(self.data)):
+                finished = opcode.name == "STOP"
+                self.step(opcode.name, argument)
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged pickle fails in many ways, and a step has no effect but on the stack
+            raise CheckpointError(f"truncated or damaged ({error})") from error
+        if not finished or len(self.stack) != 1:
+            raise CheckpointError("truncated or damaged")
+        return self.stack[0]
+
+    def step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in _LITERALS:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name]())
+        elif name in _TUPLES:
+            count = _TUPLES[name]
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name in _COLLECTED:
+            items = self.since_mark()
+            stack.append(_COLLECTED[name](items))
+        elif name in _ADDED:
+            collect, add = _ADDED[name]
+            items = self.since_mark() if collect else self.pop(2 if name == "SETITEM" else 1)
+            add(stack[-1], items)
+        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif name == "GLOBAL":
+            stack.append(_allowed(Global(*argument.split(" ", 1))))
+        elif name == "STACK_GLOBAL":
+            stack.append(_allowed(Global(*self.pop(2))))
+        elif name in ("REDUCE", "NEWOBJ"):
+            function, arguments = self.pop(2)
+            stack.append(_call(function, arguments))
+        elif name == "BUILD":
+            target, state = stack[-2], self.pop(1)[0]
+            if not isinstance(target, (Record, _DType)):
+                raise CheckpointError(f"sets the state of a {type(target).__name__}, which no snapshot does")
+            if isinstance(target, Record):
+                target.state = state
+        elif name == "POP_MARK":
+            self.since_mark()
+        elif name == "POP":
+            self.pop(1)
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise CheckpointError(f"uses the pickle instruction {name}, which no snapshot does")
+
+    def pop(self, count: int) -> List[Any]:
+        if len(self.stack) < count:
+            raise CheckpointError("truncated or damaged")
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def since_mark(self) -> List[Any]:
+        index = len(self.stack) - 1
+        while self.stack[index] is not MARK:
+            index -= 1
+            if index < 0:
+                raise CheckpointError("truncated or damaged")
+        items = self.stack[index + 1 :]
+        del self.stack[index:]
+        return items
+
+
+_LITERALS = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split())
+_CONSTANTS = dict(
+    NONE=lambda: None, NEWTRUE=lambda: True, NEWFALSE=lambda: False, EMPTY_LIST=list, EMPTY_TUPLE=tuple, EMPTY_DICT=dict,
+    EMPTY_SET=set, MARK=lambda: MARK)
+_TUPLES = dict(TUPLE1=1, TUPLE2=2, TUPLE3=3)
+_COLLECTED: Dict[str, Callable] = dict(
+    TUPLE=tuple, LIST=list, FROZENSET=frozenset, DICT=lambda items: dict(zip(items[::2], items[1::2], strict=True)))
+
+
+def _set_items(target: Any, items: List[Any]) -> None:
+    if not isinstance(target, dict):
+        raise CheckpointError("truncated or damaged")
+    target.update(zip(items[::2], items[1::2], strict=True))
+
+
+_ADDED: Dict[str, Tuple[bool, Callable]] = dict(
+    APPEND=(False, list.extend), APPENDS=(True, list.extend), ADDITEMS=(True, set.update),
+    SETITEM=(False, _set_items), SETITEMS=(True, _set_items))
+
+
+def _allowed(name: Global) -> Global:
+    if name in STORED_BY_NAME or name in _FUNCTIONS:
+        return name
+    raise CheckpointError(f"asks for {name}, which no EG3D snapshot needs; nothing was executed; {REMEDY}")
+
+
+def _call(name: Any, arguments: Any) -> Any:
+    if not isinstance(name, Global) or not isinstance(arguments, tuple):
+        raise CheckpointError("calls something that is no function")
+    if name in STORED_BY_NAME:
+        return Record(str(name))
+    return _FUNCTIONS[name](*arguments)
+
+
+# ------------------------------------------------------------------------------------------------ what a pickle may call
+
+def _persistent(meta: Any) -> Record:
+    meta = persistence.checked_meta(meta)
+    return Record(meta["class_name"], meta["state"], meta)
+
+
+def _storage(data: bytes) -> torch.storage.TypedStorage:
+    """The tensor data that PyTorch packs into bytes of its own: a weights-only load, to the CPU."""
+    if not isinstance(data, bytes):
+        raise CheckpointError("damaged: a tensor without data")
+    _reject_oversized(data)
+    try:
+        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"a tensor is damaged or hides other code; nothing was executed ({reason})") from error
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise CheckpointError(f"a tensor's data is a {type(storage).__name__}")
+    return storage
+
+
+def _reject_oversized(data: bytes) -> None:
+    """Refuses data that claims more bytes than it brings, before PyTorch would reserve them."""
+    stream = io.BytesIO(data)
+    for _ in range(4):  # magic number, protocol, system, then the storage's description
+        numbers = [argument for opcode, argument, _ in pickletools.genops(stream)
+                   if opcode.name.startswith(("BININT", "LONG", "INT")) and isinstance(argument, int)]
+    claimed = max(numbers, default=0)
+    if claimed > len(data):  # an element has at least one byte
+        raise CheckpointError(f"a tensor claims {claimed} elements but brings {len(data)} bytes")
+
+
+def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, requires_grad: bool = False, *_hooks) -> torch.Tensor:
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise CheckpointError("damaged: a tensor without data")
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or any(type(number) is not int or number < 0 for number in numbers):
+        raise CheckpointError("damaged: a tensor of impossible shape")
+    have = storage.untyped().nbytes() // storage.dtype.itemsize
+    count = math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset
+    if count > have or (count and last >= have):
+        raise CheckpointError(f"a tensor of shape {list(size)} claims more than its {have} elements")
+    tensor = torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
+    return tensor.requires_grad_(bool(requires_grad) and tensor.is_floating_point())
+
+
+def _parameter(tensor: Any, requires_grad: bool = True, *_hooks) -> torch.nn.Parameter:
+    if not isinstance(tensor, torch.Tensor):
+        raise CheckpointError("damaged: a parameter without a tensor")
+    return torch.nn.Parameter(tensor.detach(), requires_grad=bool(requires_grad))
+
+
+class _DType:
+    """numpy.dtype as a pickle describes it; only plain numbers."""
+
+    def __init__(self, code: str, *_flags):
+        if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
+            raise CheckpointError(f"a NumPy value of type {code!r}, which is no number")
+        self.code = code
+
+
+def _numpy_scalar(dtype: Any, data: Any) -> Any:
+    if isinstance(data, str):
+        data = data.encode("latin1")
+    if not isinstance(dtype, _DType) or not isinstance(data, bytes):
+        raise CheckpointError("damaged: a NumPy number without data")
+    return np.frombuffer(data, dtype="<" + dtype.code, count=1)[0].item()
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise CheckpointError(f"asks for the encoding {encoding!r}, which no snapshot does")
+    return text.encode("latin1")
+
+
+def _container(kind: type) -> Callable:
+    def make(*items):
+        if len(items) > 1 or not all(isinstance(item, (list, tuple, dict)) for item in items):
+            raise CheckpointError("truncated or damaged")
+        return kind(*items)
+    return make
+
+
+_FUNCTIONS: Dict[Global, Callable] = {
+    Global("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+    Global("torch.storage", "_load_from_bytes"): _storage,
+    Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    Global("torch._utils", "_rebuild_parameter"): _parameter,
+    Global("numpy", "dtype"): _DType,
+    Global("numpy.core.multiarray", "scalar"): _numpy_scalar,
+    Global("numpy._core.multiarray", "scalar"): _numpy_scalar,
+    Global("_codecs", "encode"): _encoded,
+    Global("collections", "OrderedDict"): _container(collections.OrderedDict),
+    Global("dnnlib.util", "EasyDict"): _container(dnnlib.EasyDict),
+    Global("builtins", "set"): _container(set),
+    Global("__builtin__", "set"): _container(set),
+}
+
+
+def _finish(value: Any, path: str) -> Any:
+    """Rebuilds the persistent objects of the pickled value and of a dict's items."""
+    if isinstance(value, Record):
+        if value.meta is None:
+            raise CheckpointError(f"holds a bare {value.class_name}, not a network")
+        return persistence.rebuild(value, path)
+    if isinstance(value, dict):
+        return type(value)((key, _finish(item, f"{path}.{key}" if path else str(key))) for key, item in value.items())
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ trusted
+
+class _TrustedUnpickler(pickle.Unpickler):
+    """Python's unpickler, with persistent objects made from the source they carry and every tensor on the CPU."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch_utils.persistence", "_reconstruct_persistent_obj"):
+            return persistence.rebuild_trusted
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return lambda data: torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+        if module.startswith("numpy.core.") and hasattr(np, "_core"):  # renamed in NumPy 2
+            module = module.replace("numpy.core.", "numpy._core.", 1)
+        return super().find_class(module, name)
+
+
+def _load_trusted(data: bytes) -> Any:
+    try:
+        return _TrustedUnpickler(io.BytesIO(data)).load()
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"truncated or damaged ({error})") from error
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"the code it carries does not find what it needs ({error})") from error

@@ -1,0 +1,289 @@
+"""Tri-plane look-up and two-pass volume rendering (EG3D, sections 3 and 4.1; importance sampling as NeRF, section 5.2).
+
+Notation: N batch, M rays, S samples along a ray, C channels, P = 3 planes. World coordinates; depth is distance along the
+ray. What the renderer does is told by `rendering_options`, a mapping:
+
+    ray_start, ray_end            numbers, or 'auto' for both: the rays' way through the box
+    box_warp                      side of the box that the planes span
+    depth_resolution              samples of the first pass
+    depth_resolution_importance   samples of the second pass; 0 leaves it out
+    disparity_space_sampling      first pass linear in 1 / depth
+    clamp_mode                    'softplus'
+    white_back                    white where rays leave the scene (default False)
+    density_noise                 standard deviation added to densities (default 0)
+    ray_chunk                     rays rendered at a time, which bounds memory and changes nothing else (default: all)
+    generator                     torch.Generator for every draw, or a list with one for each sample (default: torch's own)
+"""
+
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.volumetric_rendering import math_utils
+from training.volumetric_rendering.ray_marcher import MipRayMarcher2, composite
+
+# Rows of each plane's frame: a point's coordinates in it are point @ inverse, the first two are looked up.
+OFFICIAL_AXES = (
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),  # (x, y)
+    ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)),  # (x, z)
+    ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),  # (z, x): repeats (x, z), as in every released checkpoint
+)
+CORRECTED_AXES = (
+    OFFICIAL_AXES[0],
+    OFFICIAL_AXES[1],
+    ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),  # (z, y), as the paper draws it
+)
+PDF_FLOOR = 0.01  # added to smoothed weights, so that empty intervals are sampled too
+PDF_EPS = 1e-5
+
+
+# ------------------------------------------------------------------------------------------------ planes
+
+def generate_planes() -> Tensor:
+    """The official axes, [3, 3, 3], on the CPU."""
+    return torch.tensor(OFFICIAL_AXES, device="cpu")
+
+
+def project_onto_planes(
+    planes: Tensor,  # [P, 3, 3]
+    coordinates: Tensor,  # [N, M, 3]
+) -> Tensor:
+    """Coordinates of every point in every plane, [N * P, M, 2]."""
+    inverses = torch.linalg.inv(planes.cpu()).to(coordinates)
+    return torch.einsum("nmi,pij->npmj", coordinates, inverses)[..., :2].flatten(0, 1)
+
+
+def sample_from_planes(
+    plane_axes: Tensor,  # [P, 3, 3]
+    plane_features: Tensor,  # [N, P, C, H, W]
+    coordinates: Tensor,  # [N, M, 3]
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    box_warp: Optional[float] = None,
+) -> Tensor:
+    """Looks points up in each plane; the box of side `box_warp` fills the planes, outside is zero. Returns [N, P, M, C]."""
+    batch, planes = plane_features.shape[:2]
+    grid = project_onto_planes(plane_axes, coordinates * (2 / box_warp))
+    features = F.grid_sample(
+        plane_features.flatten(0, 1), grid[:, None], mode=mode, padding_mode=padding_mode, align_corners=False)
+    return features[:, :, 0].transpose(1, 2).reshape(batch, planes, grid.shape[1], -1)
+
+
+# ------------------------------------------------------------------------------------------------ depths along rays
+
+def stratified_depths(near: Tensor, far: Tensor, noise: Tensor, disparity: bool) -> Tensor:
+    """S evenly spaced depths, each moved on by a share `noise` of the spacing.
+
+    near, far broadcast to [N, M, 1, 1]; noise [N, M, S, 1] in [0, 1). Returns [N, M, S, 1].
+    """
+    samples = noise.shape[2]
+    steps = torch.linspace(0, 1, samples, device=noise.device)[:, None]
+    if disparity:
+        t = steps + noise / (samples - 1)
+        return 1 / ((1 - t) / near + t / far)
+    return near + (steps + noise / (samples - 1)) * (far - near)
+
+
+def importance_depths(z_vals: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:
+    """Depths drawn where a first pass found matter: the inverse of the distribution function at `uniform`.
+
+    z_vals [R, S] ascending, weights [R, S - 1], uniform [R, F] in [0, 1). Returns [R, F], unsorted.
+    """
+    smooth = F.max_pool1d(weights[:, None], kernel_size=2, stride=1, padding=1)
+    smooth = F.avg_pool1d(smooth, kernel_size=2, stride=1)[:, 0] + PDF_FLOOR
+    bins = (z_vals[:, 1:] + z_vals[:, :-1]) / 2
+    pdf = smooth[:, 1:-1] + PDF_EPS
+    pdf = pdf / pdf.sum(dim=-1, keepdim=True)
+    cdf = F.pad(torch.cumsum(pdf, dim=-1), [1, 0])
+
+    above = torch.searchsorted(cdf, uniform.contiguous(), right=True)
+    below = (above - 1).clamp(min=0)
+    above = above.clamp(max=pdf.shape[-1])
+    low, high = cdf.gather(-1, below), cdf.gather(-1, above)
+    left, right = bins.gather(-1, below), bins.gather(-1, above)
+    width = high - low
+    share = (uniform - low) / torch.where(width < PDF_EPS, torch.ones_like(width), width)
+    return left + share * (right - left)
+
+
+# ------------------------------------------------------------------------------------------------ draws
+
+Generator = Union[None, torch.Generator, Sequence[torch.Generator]]
+
+
+def _draw(sampler: Callable, shape: Tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
+    """`sampler` (torch.rand or randn) of this shape; with a list of generators each draws its own row."""
+    if generator is None:
+        return sampler(shape, device=like.device, dtype=like.dtype)
+    if isinstance(generator, torch.Generator):
+        return sampler(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+    if len(generator) != shape[0]:
+        raise ValueError(f"rendering option generator: {len(generator)} generators for {shape[0]} samples")
+    return torch.cat([_draw(sampler, (1, *shape[1:]), like, one) for one in generator])
+
+
+class Draws(NamedTuple):
+    """Every random number of one call, so that rendering in chunks changes none."""
+
+    coarse: Tensor  # [N, M, S, 1], uniform
+    coarse_noise: Optional[Tensor]  # [N, M, S, 1], normal, scaled
+    fine: Optional[Tensor]  # [N, M, F], uniform
+    fine_noise: Optional[Tensor]  # [N, M, F, 1], normal, scaled
+
+    def rays(self, start: int, stop: int) -> "Draws":
+        return Draws(*[None if part is None else part[:, start:stop] for part in self])
+
+
+class Limits(NamedTuple):
+    """Where rays begin and end, [N or 1, M or 1, 1, 1]."""
+
+    near: Tensor
+    far: Tensor
+
+    def rays(self, start: int, stop: int) -> "Limits":
+        return self if self.near.shape[1] == 1 else Limits(self.near[:, start:stop], self.far[:, start:stop])
+
+
+class _Rendered(NamedTuple):
+    rgb: Tensor
+    depth: Tensor
+    weight: Tensor
+    nearest: Tensor
+    furthest: Tensor
+
+
+class ImportanceRenderer(torch.nn.Module):
+    """Renders tri-planes; checkpoints store this class by name, with `plane_axes` as a plain attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.ray_marcher = MipRayMarcher2()
+        self.plane_axes = generate_planes()
+
+    def forward(
+        self,
+        planes: Tensor,  # [N, P, C, H, W]
+        decoder: torch.nn.Module,
+        ray_origins: Tensor,  # [N, M, 3]
+        ray_directions: Tensor,  # [N, M, 3], unit vectors
+        rendering_options: Mapping,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Returns features [N, M, channels] in [-1, 1], depth [N, M, 1] and the sum of weights [N, M, 1]."""
+        rays = ray_origins.shape[1]
+        limits = self._limits(ray_origins, ray_directions, rendering_options)
+        draws = self._draws(ray_origins, rendering_options)
+        chunk = rendering_options.get("ray_chunk") or max(rays, 1)
+        parts: List[_Rendered] = []
+        for start in range(0, max(rays, 1), chunk):
+            stop = start + chunk
+            parts.append(self._render_rays(
+                planes, decoder, ray_origins[:, start:stop], ray_directions[:, start:stop], limits.rays(start, stop),
+                draws.rays(start, stop), rendering_options))
+        rgb, depth, weight = [torch.cat(values, dim=1) for values in list(zip(*parts))[:3]]
+        nearest = torch.stack([part.nearest for part in parts]).min()
+        furthest = torch.stack([part.furthest for part in parts]).max()
+        return rgb, depth.clamp(nearest, furthest), weight
+
+    def _limits(self, origins: Tensor, directions: Tensor, options: Mapping) -> Limits:
+        start, end = options["ray_start"], options["ray_end"]
+        if (start == "auto") != (end == "auto"):
+            raise ValueError(f"ray_start={start}, ray_end={end}: 'auto' goes with 'auto'")
+        if start != "auto":
+            return Limits(*[torch.full((1, 1, 1, 1), float(x), device=origins.device) for x in (start, end)])
+        near, far = math_utils.get_ray_limits_box(origins, directions, options["box_warp"])
+        hit = far > near
+        if hit.any():
+            # Official: a ray that misses ends at the largest START of the hits, not at the largest end.
+            near, far = near.where(hit, near[hit].min()), far.where(hit, near[hit].max())
+        return Limits(near[..., None], far[..., None])
+
+    def _draws(self, origins: Tensor, options: Mapping) -> Draws:
+        """The reference's draws in its order: coarse depths, their density noise, fine depths, theirs."""
+        batch, rays = origins.shape[:2]
+        coarse, fine = options["depth_resolution"], options["depth_resolution_importance"]
+        generator, sigma = options.get("generator"), options.get("density_noise", 0)
+
+        def density_noise(samples):
+            if sigma <= 0:
+                return None
+            draw = _draw(torch.randn, (batch, rays * samples, 1), origins, generator) * sigma
+            return draw.reshape(batch, rays, samples, 1)
+
+        first = self._coarse_noise((batch, rays, coarse, 1), origins, options["ray_start"] == "auto"
+                                   and not options["disparity_space_sampling"], generator)
+        first_noise = density_noise(coarse)
+        if fine <= 0:
+            return Draws(first, first_noise, None, None)
+        return Draws(first, first_noise, _draw(torch.rand, (batch, rays, fine), origins, generator), density_noise(fine))
+
+    @staticmethod
+    def _coarse_noise(shape, like: Tensor, samples_outermost: bool, generator: Generator) -> Tensor:
+        """Uniform numbers in the order of the reference's memory, where depths of varying limits lie sample by sample."""
+        batch, rays, samples, _ = shape
+        if samples_outermost and not isinstance(generator, (list, tuple)):
+            return _draw(torch.rand, (samples, batch, rays, 1), like, generator).permute(1, 2, 0, 3)
+        return _draw(torch.rand, shape, like, generator)
+
+    def _render_rays(self, planes, decoder, origins, directions, limits: Limits, draws: Draws, options) -> _Rendered:
+        depths = stratified_depths(limits.near, limits.far, draws.coarse, options["disparity_space_sampling"])
+        samples = self._evaluate(planes, decoder, origins, directions, depths, draws.coarse_noise, options)
+        if draws.fine is not None:
+            with torch.no_grad():
+                weights = composite(samples["rgb"], samples["sigma"], depths, options).weights
+                extra = importance_depths(
+                    depths.flatten(0, 1)[..., 0], weights.flatten(0, 1)[..., 0], draws.fine.flatten(0, 1))
+                extra = extra.reshape(*draws.fine.shape, 1)
+            more = self._evaluate(planes, decoder, origins, directions, extra, draws.fine_noise, options)
+            depths, order = torch.cat([depths, extra], dim=2).sort(dim=2)
+            samples = {
+                key: torch.cat([samples[key], more[key]], dim=2).gather(2, order.expand(-1, -1, -1, more[key].shape[-1]))
+                for key in ("rgb", "sigma")}
+        rgb, depth, weights = composite(samples["rgb"], samples["sigma"], depths, options)
+        return _Rendered(rgb, depth, weights.sum(dim=2), depths.min(), depths.max())
+
+    def _evaluate(self, planes, decoder, origins, directions, depths, noise, options) -> Dict[str, Tensor]:
+        """Colours and densities at these depths, [N, M, S, channels] and [N, M, S, 1]."""
+        points = origins[:, :, None] + depths * directions[:, :, None]
+        facing = directions[:, :, None].expand_as(points)
+        out = self._decode(planes, decoder, points.flatten(1, 2), facing.flatten(1, 2), options)
+        out = {key: out[key].reshape(*depths.shape[:3], -1) for key in ("rgb", "sigma")}
+        if noise is not None:
+            out["sigma"] = out["sigma"] + noise
+        return out
+
+    def _decode(self, planes, decoder, coordinates, directions, options) -> Dict[str, Tensor]:
+        features = sample_from_planes(self.plane_axes, planes, coordinates, box_warp=options["box_warp"])
+        return decoder(features, directions)
+
+    def run_model(
+        self,
+        planes: Tensor,  # [N, P, C, H, W]
+        decoder: torch.nn.Module,
+        sample_coordinates: Tensor,  # [N, M, 3]
+        sample_directions: Tensor,  # [N, M, 3]
+        options: Mapping,
+    ) -> Dict[str, Tensor]:
+        """Colours 'rgb' [N, M, channels] and densities 'sigma' [N, M, 1] at points, with the option's density noise."""
+        out = self._decode(planes, decoder, sample_coordinates, sample_directions, options)
+        if options.get("density_noise", 0) > 0:
+            noise = _draw(torch.randn, tuple(out["sigma"].shape), out["sigma"], options.get("generator"))
+            out = dict(out, sigma=out["sigma"] + noise * options["density_noise"])
+        return out
+
+    def sample_stratified(self, ray_origins, ray_start, ray_end, depth_resolution, disparity_space_sampling=False) -> Tensor:
+        """Depths of the first pass, [N, M, S, 1]; limits are numbers or [N, M, 1] tensors."""
+        varying = isinstance(ray_start, Tensor)
+        near, far = [torch.as_tensor(x, dtype=torch.float32, device=ray_origins.device) for x in (ray_start, ray_end)]
+        noise = self._coarse_noise(
+            (*ray_origins.shape[:2], depth_resolution, 1), ray_origins, varying and not disparity_space_sampling, None)
+        return stratified_depths(*[x[..., None] if varying else x for x in (near, far)], noise, disparity_space_sampling)
+
+    @torch.no_grad()
+    def sample_importance(self, z_vals, weights, N_importance) -> Tensor:
+        """Depths of the second pass, [N, M, N_importance, 1], from depths [N, M, S, 1] and weights [N, M, S - 1, 1]."""
+        batch, rays = z_vals.shape[:2]
+        uniform = torch.rand(batch * rays, N_importance, device=z_vals.device)
+        drawn = importance_depths(z_vals.flatten(0, 1)[..., 0], weights.flatten(0, 1)[..., 0], uniform)
+        return drawn.reshape(batch, rays, N_importance, 1)
