@@ -90,7 +90,11 @@ class FullyConnectedLayer(torch.nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x):  # [..., in_features] -> [..., out_features]
-        weight = (self.weight * self.weight_gain).to(x.dtype)
+        weight = self.weight.to(x.dtype)
+        if x.numel() < weight.numel():  # scale whichever is smaller
+            x = x * self.weight_gain
+        else:
+            weight = weight * self.weight_gain
         bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
         if self.activation == "linear":
             return F.linear(x, weight, bias)
@@ -222,11 +226,11 @@ class SynthesisLayer(torch.nn.Module):
         self.act_gain = bias_act.activation_funcs[activation].def_gain
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = torch.nn.Parameter(_conv_weight(out_channels, in_channels, kernel_size, channels_last))
-        self.bias = torch.nn.Parameter(torch.zeros(out_channels))
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(list(resample_filter)))
         if use_noise:
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
             self.noise_strength = torch.nn.Parameter(torch.zeros([]))
+        self.bias = torch.nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x, w, noise_mode="random", fused_modconv=True, gain=1):
         """`noise_mode` is 'random' (new each call), 'const' (the stored pattern) or 'none'."""

@@ -1,0 +1,1 @@
+"""Stand-in for the official package of this name, written for a test."""
