@@ -6,6 +6,7 @@ would create a marker file, and the marker must not appear.
 
 import io
 import json
+import os
 import pickle
 import pickletools
 import random
@@ -13,15 +14,17 @@ import struct
 import subprocess
 import sys
 import zipfile
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
-from recipe import fill
 
 from torch_utils import pickles
 from torch_utils.persistence import CheckpointError
-from training.networks_stylegan2 import FullyConnectedLayer, MappingNetwork
+from training.networks_stylegan2 import FullyConnectedLayer
 
+ROOT = Path(__file__).parents[1]
 LONGEST_MESSAGE = 1000  # characters: one line that a person can still read
 CPU_SECONDS = 2  # for a bomb; refusals take milliseconds
 MEMORY_MB = 200  # for a bomb, above what the interpreter has
@@ -59,7 +62,7 @@ def doubling(empty, join, levels=60):
     """Instructions for a value that contains the one below twice, `levels` deep: tiny in memory, endless to unfold."""
     parts = [empty + b"q\x00"]
     for level in range(levels):
-        parts.append(join(b"h" + bytes([level])) + b"q" + bytes([level + 1]))
+        parts.append(b"0" + join(b"h" + bytes([level])) + b"q" + bytes([level + 1]))  # drop it, make the next, remember
     return b"".join(parts)
 
 
@@ -88,7 +91,8 @@ def storage_bytes(numel=4, data=bytes(16), first=None):
 def tensor(size=(2, 2), stride=(2, 1), stored=None):
     stored = storage_bytes() if stored is None else stored
     return call(name("torch._utils", "_rebuild_tensor_v2"), call(name("torch.storage", "_load_from_bytes"), plain(stored)),
-                plain(0), plain(size), plain(stride), plain(False), call(name("collections", "OrderedDict")))
+                plain(0), *[part if isinstance(part, bytes) else plain(part) for part in (size, stride)], plain(False),
+                call(name("collections", "OrderedDict")))
 
 
 def persistent(class_name="FullyConnectedLayer", source="", version=6, **state):
@@ -129,7 +133,7 @@ def one_line(message):
 
 def refusal(data, pattern="", load=pickles.load):
     """The message with which `load` refuses these bytes."""
-    with pytest.raises(CheckpointError, match=pattern) as caught:
+    with pytest.raises(CheckpointError, match=pattern or None) as caught:
         load(data)
     assert one_line(str(caught.value)), str(caught.value)[:LONGEST_MESSAGE]
     return str(caught.value)
@@ -199,7 +203,6 @@ def hostile_calls(marker):
         "call of a string": program(call(plain("os.system"), command)),
         "call of a record": program(call(call(name("training.triplane", "OSGDecoder")), command)),
         "call without a tuple": program(name("collections", "OrderedDict") + command + b"R"),
-        "set of a function": program(call(name("builtins", "set"), name("collections", "OrderedDict"))),
         "type as dict key": program(b"}" + name("os", "system") + b"Ns"),
     }
 
@@ -223,7 +226,8 @@ def test_names_from_the_file_cannot_spoil_the_message(text):
             plain(text) + plain("name") + b"\x93", plain("os") + plain(text) + b"\x93", layer(class_name=text),
             layer(_parameters=mapping(**tensors)), layer(_modules=mapping(**{text: layer()})),
             layer(_init_kwargs=plain({text: 1})),
-            generator(rendering_kwargs=mapping(superresolution_module=plain(text))), mapping(**{text: layer(_buffers=plain(1))}),
+            generator(rendering_kwargs=mapping(superresolution_module=plain(text))),
+            mapping(**{text: layer(_parameters=b"}")}),
             call(name("_codecs", "encode"), plain("a"), plain(text)), call(name("numpy", "dtype"), plain(text))):
         refusal(program(mapping(G_ema=part), protocol=4))
 
@@ -261,7 +265,8 @@ def test_constructors_call_no_foreign_name(load, victim, way, marker, tmp_path, 
     (tmp_path / "unheard_of").mkdir()
     (tmp_path / "unheard_of" / "__init__.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for module, function in ((__import__("os"), "system"), (subprocess, "Popen")):
+    monkeypatch.delitem(sys.modules, "unheard_of", raising=False)
+    for module, function in ((os, "system"), (subprocess, "Popen")):
         monkeypatch.setattr(module, function, lambda *args, **kwargs: marker.touch())
     rendering = dict(superresolution_module=victim)
     sr_kwargs = dict(repo_or_dir=str(tmp_path), model="run", source="local") if victim == "torch.hub.load" else {}
@@ -279,6 +284,7 @@ def test_constructors_call_no_foreign_name(load, victim, way, marker, tmp_path, 
         network = persistent("TriPlaneGenerator", rendering_kwargs=plain(rendering), _init_args=plain(()), _init_kwargs=plain(
             dict(z_dim=4, c_dim=25, w_dim=512, img_resolution=128, img_channels=3, channel_max=4, rendering_kwargs=good)))
     refusal(program(mapping(G_ema=network)), load=load)
+    assert "unheard_of" not in sys.modules
 
 
 # ------------------------------------------------------------------------------------------------ bombs
@@ -306,8 +312,9 @@ def bombs():
         "dicts that double, in the state": program(layer(_parameters=dicts)),
         "lists that double, as a version": program(call(
             name("torch_utils.persistence", "_reconstruct_persistent_obj"), mapping(type=plain("class"), version=lists))),
-        "lists that double, as a size": program(tensor(size=(1,), stride=(1,)).replace(plain((1,)), lists, 1)),
-        "nested a million deep": program(b"]" * 10**6 + b"a" * (10**6 - 1)),
+        "lists that double, as a size": program(tensor(lists, lists)),
+        "dict that holds itself": program(b"}q\x00" + plain("G_ema") + b"h\x00s"),
+        "lists nested a hundred thousand deep": program(b"]" * 10**5 + b"a" * (10**5 - 1)),
         "dicts nested a hundred thousand deep": program((b"}" + plain("a")) * 10**5 + b"}" + b"s" * 10**5),
         "number of a million bytes": program(digits),
         "number of a million bytes as a version": program(call(
@@ -327,11 +334,7 @@ def bombs():
         "endless resolution": program(generator(
             plane_resolution=plain(2**100_000),
             rendering_kwargs=plain(dict(superresolution_module="training.superresolution.SuperresolutionHybrid2X")))),
-        "endless filter": program(persistent("Conv2dLayer", _init_args=plain(()), _init_kwargs=plain(
-            dict(in_channels=1, out_channels=1, kernel_size=1, resample_filter=[1] * 90_000)))),
         "wide as the sky": program(layer(_init_kwargs=plain(dict(in_features=10**9, out_features=10**9)))),
-        "square filter": program(persistent("Conv2dLayer", _init_args=plain(()), _init_kwargs=plain(
-            dict(in_channels=1, out_channels=1, kernel_size=1, resample_filter=[[1] * 300] * 300)))),
     }
 
 
@@ -374,17 +377,19 @@ def verdicts(tmp_path_factory):
         paths[case].write_bytes(data)
     run = subprocess.run(
         [sys.executable, "-c", JUDGE, str(CPU_SECONDS), *map(str, paths.values())], capture_output=True, text=True,
-        cwd=pytest.importorskip("conftest").ROOT, timeout=300)
+        cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=300)
     assert run.returncode == 0, run.stderr
     told = {record["path"]: record for record in map(json.loads, run.stdout.splitlines())}
     return {case: told[str(path)] for case, path in paths.items()}
 
 
-HARMLESS = {"lists that double", "tuples that double", "nested a million deep", "number of a million bytes",
-            "huge memo index", "huge memo index as text"}  # nothing unfolds them
+HARMLESS = {  # where nothing unfolds them
+    "lists that double", "dicts that double", "tuples that double", "dict that holds itself", "huge memo index",
+    "huge memo index as text", "lists nested a hundred thousand deep", "number of a million bytes",
+    "frame of ten billion bytes"}
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork, to survive what it tests")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, to survive what it tests")
 @pytest.mark.parametrize("case", bombs())
 def test_bombs_are_cheap(case, verdicts):
     """Refused, or loaded where nothing unfolds it, in little time and memory."""
@@ -396,14 +401,140 @@ def test_bombs_are_cheap(case, verdicts):
     assert case in HARMLESS or verdict["verdict"] != "loaded"
 
 
-@pytest.mark.parametrize("case", ["lists that double, in arguments", "lists that double, as a class's name"])
-def test_bombs_named_first(case):
-    """Placeholder for readability: the same bombs are harmless as bytes on a stack."""
-    assert len(bombs()[case]) < 10_000
-
-
 # ------------------------------------------------------------------------------------------------ damage
 
 def small_file():
     """A sound snapshot whose bytes are the same in every run."""
     return program(mapping(G_ema=layer(), D=layer(_init_args=plain((2, 2)), _init_kwargs=b"}", activation=plain("linear"))))
+
+
+@pytest.mark.parametrize("cut", range(30))
+def test_truncated(cut, tiny_path):
+    """The shipped file, cut at thirty places from its first byte to its last: refused."""
+    data = tiny_path.read_bytes()
+    places = [1, 2, 3, 11, 12, 100, *[len(data) * part // 22 for part in range(1, 22)], len(data) - 100, len(data) - 2,
+              len(data) - 1]
+    refusal(data[: places[cut]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_flipped_bytes(seed):
+    """Two hundred snapshots a seed with one or a few bytes changed: each loads or is refused, nothing else happens."""
+    sound, dice = small_file(), random.Random(seed)
+    for _ in range(200):
+        data = bytearray(sound)
+        for _ in range(dice.choice([1, 1, 3])):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        try:
+            pickles.load(bytes(data))
+        except CheckpointError as error:
+            assert one_line(str(error))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_trusted_and_cut(seed):
+    """A damaged file is told as such with trust=True too; only what the user trusts is executed."""
+    sound, dice = small_file(), random.Random(seed)
+    for _ in range(10):
+        refusal(sound[: dice.randrange(len(sound))], load=lambda data: pickles.load(data, trust=True))
+
+
+@pytest.mark.parametrize("state", ["parts", "parameters", "buffers", "modules", "label deviations", "arguments", "record"])
+def test_state_of_the_wrong_kind(state):
+    """A description that is sound as a pickle but makes no module is refused, not an error of ours."""
+    text = plain("text")
+    data = {
+        "parts": layer(_parameters=text, _buffers=text, _modules=text),
+        "parameters": layer(_parameters=mapping(weight=text, bias=plain([1]))),
+        "buffers": layer(_buffers=mapping(weight=text)),
+        "modules": layer(_modules=mapping(weight=text)),
+        "label deviations": layer(_buffers=mapping(dataset_label_std=text)),
+        "arguments": layer(_init_args=plain(1), _init_kwargs=text),
+        "record": generator(rendering_kwargs=plain(
+            dict(superresolution_module="training.superresolution.SuperresolutionHybrid2X"))).replace(
+                plain("_init_args"), plain("_modules") + mapping(
+                    decoder=call(name("training.triplane", "OSGDecoder")) + text + b"b") + plain("_init_args")),
+    }[state]
+    refusal(program(mapping(G_ema=data)))
+
+
+def test_tensors_that_do_not_fit_are_named(tiny_path):
+    """Missing, unknown and misshapen tensors are told by their full dotted path."""
+    networks = pickles.load(tiny_path)
+    G, path = networks["G_ema"], "backbone.synthesis.b8.conv0"
+    conv = G.get_submodule(path)
+    weight = conv.weight
+    del conv._parameters["weight"]
+    refusal(pickle.dumps(networks), rf"G_ema\.{path}\.weight is missing")
+    conv.register_parameter("weight", torch.nn.Parameter(weight[:, 1:].clone()))
+    refusal(pickle.dumps(networks), rf"G_ema\.{path}\.weight has shape \[8, 7, 3, 3\], expected \[8, 8, 3, 3\]")
+    conv.register_parameter("weight", weight)
+    conv.register_buffer("extra", torch.zeros(1))
+    refusal(pickle.dumps(networks), rf"G_ema\.{path}\.extra is unknown")
+    del conv.extra
+    conv.more = FullyConnectedLayer(1, 1)
+    refusal(pickle.dumps(networks), rf"G_ema\.{path}\.more is unknown")
+    del conv.more
+    del networks["D"].b4.mbstd
+    refusal(pickle.dumps(networks), r"D\.b4\.mbstd is missing")
+
+
+def test_tensors_of_other_kinds_are_named():
+    """A text in a tensor's place."""
+    refusal(program(mapping(G_ema=layer(_parameters=mapping(weight=plain("text"), bias=tensor((2,), (1,)))))), "G_ema.weight")
+
+
+# ------------------------------------------------------------------------------------------------ other files
+
+def safetensors(padding):
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(padding)
+    return struct.pack("<Q", len(header)) + header + bytes(4)
+
+
+def zipped():
+    stream = io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, stream)
+    return stream.getvalue()
+
+
+OTHER_FILES = {
+    "empty": (b"", "empty"),
+    "one byte": (b"\x80", "."),
+    "two bytes": (b"\x80\x04", "truncated"),
+    "text": (b"hello world, this is no pickle", "not a pickle"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a pickle"),
+    "zeros": (bytes(1000), "not a pickle"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
+    "zip": (zipped(), "zip archive"),
+    "page": (b"<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+    "page after blanks": (b"\n  <html></html>", "web page"),
+    "safetensors": (safetensors(64), "safetensors"),
+    "safetensors of another length": (safetensors(0x120), "safetensors"),
+    "newer protocol": (b"\x80\x06}.", "protocol 6"),
+    "newer format": (program(mapping(G_ema=layer(version=7))), "format 7"),
+    "another project": (pickle.dumps({"model": Fraction(1, 3)}), "fractions.Fraction"),
+    "another project's network": (
+        program(mapping(G_ema=layer("Generator", _init_kwargs=plain(dict(z_dim=512, magnitude_ema_beta=0.999))))), "--trust"),
+    "old torch.save": (storage_bytes(), "."),
+    "not a network": (program(mapping(G_ema=call(name("training.triplane", "OSGDecoder")))), "OSGDecoder"),
+    "two values": (b"\x80\x02}}.", "damaged"),
+    "no value": (b"\x80\x02.", "damaged"),
+    "number": (b"I7\n.", "."),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FILES)
+def test_other_files_are_told_apart(case, tmp_path):
+    """What people mistake for a checkpoint; the message begins with the file's name."""
+    data, pattern = OTHER_FILES[case]
+    path = tmp_path / "network.pkl"
+    path.write_bytes(data)
+    assert refusal(path, pattern).startswith(str(path))
+    assert refusal(path.read_bytes(), pattern).startswith("checkpoint")
+    with open(path, "rb") as file:
+        refusal(file, pattern)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        pickles.load(tmp_path / "absent.pkl")

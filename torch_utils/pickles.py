@@ -16,6 +16,7 @@ import math
 import os
 import pickle
 import pickletools
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Tuple, Union
 
@@ -192,8 +193,7 @@ class _Machine:
 
 
 _LITERALS = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
-    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split())
+    ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"])
 _CONSTANTS = dict(
     NONE=lambda: None, NEWTRUE=lambda: True, NEWFALSE=lambda: False, EMPTY_LIST=list, EMPTY_TUPLE=tuple, EMPTY_DICT=dict,
     EMPTY_SET=set, MARK=lambda: MARK)
@@ -234,7 +234,14 @@ def _persistent(meta: Any) -> Record:
     return Record(meta["class_name"], meta["state"], meta)
 
 
-def _storage(data: bytes) -> torch.storage.TypedStorage:
+class _Elements(NamedTuple):
+    """What tensors of one storage share."""
+
+    data: torch.UntypedStorage
+    dtype: torch.dtype
+
+
+def _storage(data: bytes) -> _Elements:
     """The tensor data that PyTorch packs into bytes of its own: a weights-only load, to the CPU."""
     if not isinstance(data, bytes):
         raise CheckpointError("damaged: a tensor without data")
@@ -246,7 +253,9 @@ def _storage(data: bytes) -> torch.storage.TypedStorage:
         raise CheckpointError(f"a tensor is damaged or hides other code; nothing was executed ({reason})") from error
     if not isinstance(storage, torch.storage.TypedStorage):
         raise CheckpointError(f"a tensor's data is a {type(storage).__name__}")
-    return storage
+    with warnings.catch_warnings():  # PyTorch deprecates the class that it still writes
+        warnings.simplefilter("ignore", UserWarning)
+        return _Elements(storage.untyped(), storage.dtype)
 
 
 def _reject_oversized(data: bytes) -> None:
@@ -261,17 +270,17 @@ def _reject_oversized(data: bytes) -> None:
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, requires_grad: bool = False, *_hooks) -> torch.Tensor:
-    if not isinstance(storage, torch.storage.TypedStorage):
+    if not isinstance(storage, _Elements):
         raise CheckpointError("damaged: a tensor without data")
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or any(type(number) is not int or number < 0 for number in numbers):
         raise CheckpointError("damaged: a tensor of impossible shape")
-    have = storage.untyped().nbytes() // storage.dtype.itemsize
+    have = storage.data.nbytes() // storage.dtype.itemsize
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset
     if count > have or (count and last >= have):
         raise CheckpointError(f"a tensor of shape {list(size)} claims more than its {have} elements")
-    tensor = torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
+    tensor = torch.empty(0, dtype=storage.dtype).set_(storage.data, offset, size, stride)
     return tensor.requires_grad_(bool(requires_grad) and tensor.is_floating_point())
 
 

@@ -127,8 +127,9 @@ class StyleGAN2Loss:
             distance = options["density_reg_p_dist"]
         elif kind in ("monotonic-detach", "monotonic-fixed"):
             distance = step
-            loss = regularizers.monotonicity(self._density_field(batch), len(batch.gen_z), step, self.density_extent, self.device,
-                                             detach=kind == "monotonic-detach")
+            loss = regularizers.monotonicity(
+                self._density_field(batch), len(batch.gen_z), step, self.density_extent, self.device,
+                detach=kind == "monotonic-detach")
             (loss * batch.gain).backward()
         else:
             raise ValueError(f"reg_type={kind!r}: choose l1, monotonic-detach or monotonic-fixed")
@@ -180,7 +181,8 @@ class StyleGAN2Loss:
 
     def _show_reals(self, batch: Batch, adversarial: bool, regularized: bool) -> None:
         # R1 is taken at what D sees, so its second derivative passes through neither blur nor augmentation.
-        seen = {key: picture.detach().requires_grad_(regularized) for key, picture in self._seen(batch.real, batch.blur).items()}
+        seen = self._seen(batch.real, batch.blur)
+        seen = {key: picture.detach().requires_grad_(regularized) for key, picture in seen.items()}
         logits = self._score(seen, batch.real_c)
         _report_scores("real", logits)
         total = torch.zeros([], device=self.device)

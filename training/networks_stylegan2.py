@@ -55,7 +55,7 @@ def modulated_conv2d(
     gain = None  # [N, O]: 1 / norm of each modulated kernel
     if demodulate:
         energy = weight.square().sum(dim=(2, 3))
-        gain = torch.rsqrt(styles.square() @ energy.t() + MOMENT_EPS)
+        gain = 1 / (styles.square() @ energy.t() + MOMENT_EPS).sqrt()
     resampling = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
 
     if fused_modconv:
@@ -90,15 +90,10 @@ class FullyConnectedLayer(torch.nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x):  # [..., in_features] -> [..., out_features]
-        weight = self.weight.to(x.dtype)
-        if x.numel() < weight.numel():  # scale whichever is smaller
-            x = x * self.weight_gain
-        else:
-            weight = weight * self.weight_gain
+        weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
-        if self.activation == "linear":
-            return F.linear(x, weight, bias)
-        return bias_act.bias_act(F.linear(x, weight), bias, dim=x.ndim - 1, act=self.activation)
+        y = F.linear(x, weight, bias)
+        return y if self.activation == "linear" else bias_act.bias_act(y, dim=y.ndim - 1, act=self.activation)
 
     def extra_repr(self):
         return f"{self.in_features} -> {self.out_features}, {self.activation}"

@@ -72,7 +72,7 @@ class TriPlaneGenerator(torch.nn.Module):
 
     def synthesis(self, ws, c, neural_rendering_resolution=None, update_emas=False, cache_backbone=False,
                   use_cached_backbone=False, **synthesis_kwargs):
-        """ws [N, L, W] seen from cameras c [N, 25] -> dict of image [N, 3, R, R], image_raw [N, 3, r, r], image_depth [N, 1, r, r].
+        """ws [N, L, W] from cameras c [N, 25] -> image [N, 3, R, R], image_raw [N, 3, r, r], image_depth [N, 1, r, r].
 
         A `neural_rendering_resolution` given here is kept for later calls. `cache_backbone` keeps the planes for calls
         with `use_cached_backbone`.
