@@ -14,6 +14,7 @@ This module knows classes of higher layers by name only and looks them up when o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -90,10 +91,8 @@ def persistent_class(cls: type) -> type:
     cls.init_args = property(lambda self: copy.deepcopy(self._init_args))
     cls.init_kwargs = property(lambda self: copy.deepcopy(self._init_kwargs))
     cls._persistent = cls.__qualname__
-    try:
+    with contextlib.suppress(OSError):  # a class typed at a prompt has no source: it works, and pickling it says so
         _classes[cls.__name__, _module_source(cls.__module__)] = cls
-    except OSError:
-        pass  # a class typed at a prompt has no source: it works, and pickling it says so
     return cls
 
 

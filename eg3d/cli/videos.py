@@ -26,7 +26,8 @@ FOCALS = {"ffhq": "FFHQ_FOCAL", "afhq": "FFHQ_FOCAL", "shapenet": "SHAPENET_FOCA
               show_default=True, help="The final picture, the depth, or the rendering before super-resolution.")
 @click.option("--sample_mult", "multiplier", type=click.FloatRange(0, 64, min_open=True), default=2, show_default=True,
               help="Multiplies the samples along each ray.")
-@click.option("--nrr", "resolution", type=click.IntRange(8, 1024), help="Neural rendering resolution; by default the network's.")
+@click.option("--nrr", "resolution", type=click.IntRange(8, 1024),
+              help="Neural rendering resolution; by default the network's.")
 @options.switch("--shapes", False, help="Write the first cell's volume for every frame (.mrc), and the camera's trajectory.")
 @click.option("--shape-res", type=click.IntRange(8, 1024), default=512, show_default=True, help="Grid points along a side.")
 @options.switch("--interpolate", True, help="One film through all seeds; false makes a film of each seed.")

@@ -1,0 +1,316 @@
+"""Dictionaries with attributes, objects by name, files from URLs. The server is a thread of this process."""
+
+import contextlib
+import copy
+import hashlib
+import http.server
+import json
+import os
+import pickle
+import socket
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+import dnnlib
+from dnnlib import util
+
+CONTENT = bytes(range(256)) * 1000
+
+
+# ------------------------------------------------------------------------------------------------ EasyDict
+
+def test_easydict():
+    """Items are attributes and attributes are items; it remains a dict."""
+    d = dnnlib.EasyDict(a=1)
+    d.b = 2
+    d["c"] = 3
+    assert (d.a, d.b, d.c) == (1, 2, 3) and d == dict(a=1, b=2, c=3) and json.dumps(d) == '{"a": 1, "b": 2, "c": 3}'
+    del d.b
+    assert "b" not in d and not hasattr(d, "b") and getattr(d, "b", 7) == 7
+    for act in (lambda: d.b, lambda: delattr(d, "b")):
+        with pytest.raises(AttributeError, match="'b'"):
+            act()
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, *[
+    lambda d, version=version: pickle.loads(pickle.dumps(d, version)) for version in range(pickle.HIGHEST_PROTOCOL + 1)]])
+def test_easydict_copies(twin):
+    """Pickles of any protocol and deep copies are EasyDicts again, all the way down."""
+    d = dnnlib.EasyDict(a=dnnlib.EasyDict(x=[1]), b="y")
+    other = twin(d)
+    assert type(other) is dnnlib.EasyDict and type(other.a) is dnnlib.EasyDict and other == d
+    other.a.x.append(2)
+    assert d.a.x == [1]
+
+
+def test_easydict_pickles_under_the_official_name():
+    """Checkpoints refer to dnnlib.util.EasyDict."""
+    assert b"cdnnlib.util\nEasyDict" in pickle.dumps(dnnlib.EasyDict(a=1), protocol=2)
+
+
+# ------------------------------------------------------------------------------------------------ objects by name
+
+def test_get_obj_by_name():
+    """Classes, functions, submodules, and attributes deeper in."""
+    assert util.get_obj_by_name("dnnlib.util.EasyDict") is dnnlib.EasyDict
+    assert util.get_obj_by_name("dnnlib.EasyDict.fromkeys")(["a"]) == {"a": None}
+    assert util.get_obj_by_name("os.path.join") is os.path.join
+    assert util.call_func_by_name("a", "b", func_name="os.path.join") == os.path.join("a", "b")
+    made = util.construct_class_by_name(1, 2, class_name="fractions.Fraction")
+    assert made == util.construct_class_by_name(class_name="fractions.Fraction", numerator=1, denominator=2)
+
+
+def test_get_obj_by_name_errors(tmp_path, monkeypatch):
+    """No module, no attribute, and a module that fails by itself are told apart."""
+    with pytest.raises(ImportError, match="no_such_package.Thing"):
+        util.get_obj_by_name("no_such_package.Thing")
+    with pytest.raises(ImportError):
+        util.get_obj_by_name("EasyDict")
+    with pytest.raises(AttributeError, match="NoSuchClass"):
+        util.get_obj_by_name("dnnlib.util.NoSuchClass")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "needs_what_is_missing.py").write_text("import no_such_package")
+    (tmp_path / "divides_by_zero.py").write_text("1 / 0")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        util.get_obj_by_name("needs_what_is_missing.Thing")
+    with pytest.raises(ZeroDivisionError):
+        util.get_obj_by_name("divides_by_zero.Thing")
+
+
+# ------------------------------------------------------------------------------------------------ files from URLs
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `content` at every path. `behaviours` says how each request in turn is answered: 'whole', honouring Range;
+    'no ranges'; 'truncated': half of what is promised; 'reset': half, then the connection breaks; 'silent': no answer; or a
+    status code."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.behaviours, self.ranges = CONTENT, [], []
+
+    def handle_error(self, request, client_address):
+        pass
+
+    def url(self, path="file.bin"):
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        behaviour = self.server.behaviours.pop(0) if self.server.behaviours else "whole"
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        if behaviour == "silent":
+            self.close_connection = True
+            return
+        if isinstance(behaviour, int):
+            self.send_error(behaviour)
+            return
+        start = 0 if asked is None or behaviour == "no ranges" else int(asked.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(self.server.content):
+            self.send_error(416)
+            return
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if behaviour in ("truncated", "reset") else body)
+        if behaviour == "reset":  # close with a reset instead of an orderly end
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("EG3D_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.02))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def read(url, **kwargs):
+    with util.open_url(url, **kwargs) as file:
+        return file.read()
+
+
+def refusal(url, **kwargs):
+    """The message with which open_url fails: one line with the URL in it."""
+    with pytest.raises(OSError) as caught:
+        util.open_url(url, **kwargs)
+    message = str(caught.value)
+    assert url in message and "\n" not in message
+    return message
+
+
+def cached():
+    folder = util.cache_dir()
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_is_url():
+    assert all(map(util.is_url, ["http://a/b", "https://a/b.pkl", "file:///a/b"]))
+    assert not any(map(util.is_url, ["a.pkl", "/a/b", "C:\\a", "ftp://a/b", "", None, Path("a"), b"http://a"]))
+
+
+def test_cache_dir(monkeypatch):
+    """EG3D_CACHE_DIR, else XDG_CACHE_HOME, else the home folder's."""
+    monkeypatch.setenv("EG3D_CACHE_DIR", "/chosen")
+    assert util.cache_dir() == Path("/chosen")
+    monkeypatch.delenv("EG3D_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert util.cache_dir() == Path("/xdg/eg3d")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert util.cache_dir() == Path.home() / ".cache" / "eg3d"
+
+
+def test_local_files(tmp_path):
+    """A path and its file:// URL are read in place, names with spaces included."""
+    path = tmp_path / "a file.bin"
+    path.write_bytes(CONTENT)
+    assert read(str(path)) == read(path) == read(path.as_uri()) == CONTENT
+    assert "%20" in path.as_uri()
+    for missing in (str(tmp_path / "b"), (tmp_path / "b").as_uri()):
+        with pytest.raises(FileNotFoundError):
+            util.open_url(missing)
+
+
+def test_downloads_are_cached(server):
+    """One request a URL, whatever is asked for later; files of one name from different URLs are kept apart."""
+    for _ in range(3):
+        assert read(server.url()) == CONTENT
+    assert read(server.url(), sha256=hashlib.sha256(CONTENT).hexdigest()) == CONTENT
+    assert len(server.ranges) == 1
+    server.content = b"other"
+    assert read(server.url("other/file.bin")) == read(server.url("file.bin?version=2")) == b"other"
+    assert read(server.url()) == CONTENT
+    assert len(cached()) == 3 and all(name.endswith("-file.bin") for name in cached())
+
+
+@pytest.mark.parametrize("path", ["", "a/", "%2e%2e/%2F..", "a b".replace(" ", "%20"), "x" * 150])
+def test_any_url_has_a_cached_name(server, path):
+    """Names are made of harmless characters and stay inside the folder."""
+    assert read(server.url(path)) == CONTENT
+    assert len(cached()) == 1 and "/" not in cached()[0] and "%" not in cached()[0]
+
+
+def test_interrupted_downloads_are_resumed(server):
+    """The first half stays; the next call asks for the rest alone, and the file is whole."""
+    half = len(CONTENT) // 2
+    server.behaviours = ["truncated"]
+    assert f"{half} of {len(CONTENT)} bytes arrived; run again to resume" in refusal(server.url())
+    (part,) = cached()
+    assert part.endswith(".part") and (util.cache_dir() / part).read_bytes() == CONTENT[:half]
+    assert read(server.url()) == CONTENT
+    assert server.ranges == [None, f"bytes={half}-"]
+    assert len(cached()) == 1 and not cached()[0].endswith(".part")
+
+
+def test_a_broken_connection(server):
+    """What arrived before a reset (the system may drop some) is the beginning of the file; the next call has all of it."""
+    server.behaviours = ["reset"]
+    refusal(server.url())
+    assert read(server.url()) == CONTENT
+
+
+def test_servers_without_ranges(server):
+    """Where the server sends everything again, the second download starts over."""
+    server.behaviours = ["truncated", "no ranges"]
+    refusal(server.url())
+    assert read(server.url()) == CONTENT
+
+
+def test_resuming_what_has_shrunk(server):
+    """A part longer than the server's file is deleted; the call after that succeeds."""
+    server.behaviours = ["truncated"]
+    refusal(server.url())
+    server.content = b"short"
+    assert "it was deleted, try again" in refusal(server.url())
+    assert cached() == [] and read(server.url()) == b"short"
+
+
+def test_checksum(server):
+    """A wrong checksum deletes the copy, cached earlier or not; the right one passes."""
+    right, wrong = hashlib.sha256(CONTENT).hexdigest(), "0" * 64
+    assert "checksum" in refusal(server.url(), sha256=wrong) and cached() == []
+    assert read(server.url(), sha256=right) == CONTENT
+    assert "checksum" in refusal(server.url(), sha256=wrong) and cached() == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_refused_by_the_server(server, status):
+    """The message says what the server answered, and nothing is kept."""
+    server.behaviours = [status]
+    assert f"answered {status}" in refusal(server.url())
+    assert cached() == [] and read(server.url()) == CONTENT
+
+
+def test_no_server(server):
+    """Nobody listens at the address."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/file.bin"
+        assert "no connection" in refusal(url)
+
+
+def test_no_answer(server):
+    """The server hangs up without a word."""
+    server.behaviours = ["silent"]
+    refusal(server.url())
+    assert cached() == [] and read(server.url()) == CONTENT
+
+
+# ------------------------------------------------------------------------------------------------ written_beside
+
+@contextlib.contextmanager
+def umask(mask):
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_written_beside(tmp_path, kind):
+    """Until the block ends the old file is there; then the new one, and nothing else. Folders are made."""
+    path = tmp_path / "new" / "deep" / "film.mp4"
+    for content in (b"first", b"second"):
+        with util.written_beside(kind(path)) as temporary:
+            assert temporary.parent == path.parent and temporary.suffix == ".mp4" and temporary != path
+            temporary.write_bytes(content)
+            assert path.exists() == (content == b"second") and (not path.exists() or path.read_bytes() == b"first")
+        assert path.read_bytes() == content
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_written_beside_after_an_error(tmp_path):
+    """The old file stays as it was, the temporary one goes, the error comes through."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), util.written_beside(path) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+    with pytest.raises(KeyboardInterrupt), util.written_beside(tmp_path / "b.txt"):
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_written_beside_follows_the_umask(tmp_path, mask, mode):
+    """As a file opened for writing would."""
+    with umask(mask):
+        with util.written_beside(tmp_path / "a.txt"):
+            pass
+        assert os.umask(mask) == mask
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
