@@ -1,8 +1,11 @@
 """pyproject.toml and environment.yml ask for the same packages, and the constraints name only packages that are asked for."""
 
 import re
-import tomllib
 from pathlib import Path
+
+import pytest
+
+tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
 ROOT = Path(__file__).parents[1]
 TRANSITIVE = {"networkx", "tifffile", "lazy-loader"}  # pinned because their releases broke scikit-image before

@@ -3,12 +3,12 @@
 import contextlib
 import copy
 import hashlib
+import http.client
 import http.server
 import json
 import os
 import pickle
 import socket
-import struct
 import threading
 from pathlib import Path
 
@@ -84,8 +84,7 @@ def test_get_obj_by_name_errors(tmp_path, monkeypatch):
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves `content` at every path. `behaviours` says how each request in turn is answered: 'whole', honouring Range;
-    'no ranges'; 'truncated': half of what is promised; 'reset': half, then the connection breaks; 'silent': no answer; or a
-    status code."""
+    'no ranges'; 'truncated': half of what is promised; 'silent': no answer; or a status code."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -117,9 +116,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if behaviour in ("truncated", "reset") else body)
-        if behaviour == "reset":  # close with a reset instead of an orderly end
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.wfile.write(body[: len(body) // 2] if behaviour == "truncated" else body)
 
     def log_message(self, *args):
         pass
@@ -215,10 +212,16 @@ def test_interrupted_downloads_are_resumed(server):
     assert len(cached()) == 1 and not cached()[0].endswith(".part")
 
 
-def test_a_broken_connection(server):
-    """What arrived before a reset (the system may drop some) is the beginning of the file; the next call has all of it."""
-    server.behaviours = ["reset"]
-    refusal(server.url())
+@pytest.mark.parametrize("error", [
+    ConnectionResetError(104, "Connection reset by peer"), TimeoutError("timed out"), http.client.IncompleteRead(b"", 9)])
+def test_a_connection_that_breaks(server, monkeypatch, error):
+    """Whatever http.client raises while data arrive, the message names the URL; the next call succeeds."""
+    def broken(*args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(http.client.HTTPResponse, "read", broken)
+        refusal(server.url())
     assert read(server.url()) == CONTENT
 
 
