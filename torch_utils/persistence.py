@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 FORMAT_VERSION = 6
+EMBEDDED = "_embedded_"  # begins the names of modules made from trusted sources
 
 # Where the persistent classes of official snapshots live.
 OFFICIAL_CLASSES = {
@@ -47,11 +48,21 @@ OFFICIAL_CLASSES = {
 CONSTRUCTED_BY_NAME = ("superresolution_module", "class_name", "func_name")  # arguments that constructors look up and call
 TRAINING_BUFFERS = ("dataset_label_std",)  # registered after construction, so no constructor makes them
 
+LONGEST_MESSAGE = 600  # characters
+LARGEST_SIZE = 2**20  # of any number among a constructor's arguments
+MOST_LAYERS = 64
+
 REMEDY = "if it comes from someone you trust, load it with --trust (trust=True), which executes the code it carries"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded; the message is one line for the user."""
+    """A checkpoint that cannot be loaded; the message is one line for the user, whatever words the file puts into it."""
+
+    def __init__(self, message: str):
+        if len(message) > LONGEST_MESSAGE:  # a name without end: keep what is wrong and what to do
+            message = f"{message[:LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2:]}"
+        printable = "".join(letter if letter.isprintable() else " " for letter in message)
+        super().__init__(" ".join(printable.split()))
 
 
 # ------------------------------------------------------------------------------------------------ classes that persist
@@ -69,7 +80,9 @@ def persistent_class(cls: type) -> type:
 
     @functools.wraps(construct)
     def __init__(self, *args, **kwargs):
-        remembered = copy.deepcopy((args, kwargs)) if type(self) is cls else None
+        new = getattr(cls, "new_arguments", {})  # that the official class lacks, with what it does without them
+        told = {key: value for key, value in kwargs.items() if key not in new or value != new[key]}
+        remembered = copy.deepcopy((args, told)) if type(self) is cls else None
         construct(self, *args, **kwargs)
         if remembered is not None:  # a subclass remembers its own arguments, not those it gave to us
             self._init_args, self._init_kwargs = remembered
@@ -91,6 +104,8 @@ def persistent_class(cls: type) -> type:
     cls.init_args = property(lambda self: copy.deepcopy(self._init_args))
     cls.init_kwargs = property(lambda self: copy.deepcopy(self._init_kwargs))
     cls._persistent = cls.__qualname__
+    if cls.__module__.startswith(EMBEDDED):
+        return cls  # what one load was trusted with is nothing that another load may use
     with contextlib.suppress(OSError):  # a class typed at a prompt has no source: it works, and pickling it says so
         _classes[cls.__name__, _module_source(cls.__module__)] = cls
     return cls
@@ -168,7 +183,7 @@ def rebuild(record: Record, path: str = "") -> Any:
         obj.__dict__.update(record.state)
         return obj
     args, kwargs = record.state.get("_init_args", ()), record.state.get("_init_kwargs", {})
-    _check_names(kwargs, path or record.class_name)
+    _check_arguments([args, kwargs], path or record.class_name)
     try:
         with torch.device("meta"):  # no memory, no random draws: every tensor comes from the file
             module = cls(*args, **kwargs)
@@ -178,7 +193,10 @@ def rebuild(record: Record, path: str = "") -> Any:
         raise CheckpointError(
             f"{path or record.class_name}: this {record.class_name} was made by other code ({error}); {REMEDY}") from error
     problems: List[str] = []
-    _fill(module, record.state, path, problems)
+    try:
+        _fill(module, record.state, path, problems)
+    except (AttributeError, TypeError) as error:
+        raise CheckpointError(f"damaged: {path or record.class_name} has no state of a module ({error})") from error
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise CheckpointError(f"does not fit this {record.class_name}: {', '.join(problems[:4])}{more}; {REMEDY}")
@@ -196,13 +214,16 @@ def _known_class(record: Record, path: str) -> type:
     return getattr(sys.modules[OFFICIAL_CLASSES[name]], name)
 
 
-def _check_names(kwargs: Any, path: str) -> None:
-    """Refuses dotted names that a constructor would call, unless they are EG3D's own classes."""
-    for key, value in _walk(kwargs):
+def _check_arguments(arguments: Any, path: str) -> None:
+    """Refuses dotted names that a constructor would call, unless they are EG3D's own classes, and sizes beyond reason."""
+    for key, value in _walk(arguments):
         if key in CONSTRUCTED_BY_NAME:
-            module, _, name = str(value).rpartition(".")
-            if OFFICIAL_CLASSES.get(name) != module:
-                raise CheckpointError(f"{path}: {key} is {value!r}, which is no class of EG3D; {REMEDY}")
+            module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
+            if not module or OFFICIAL_CLASSES.get(name) != module:
+                shown = f"{value[:80]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
+                raise CheckpointError(f"{path}: {key} is {shown}, which is no class of EG3D; {REMEDY}")
+        if isinstance(value, int) and abs(value) > (MOST_LAYERS if key == "num_layers" else LARGEST_SIZE):
+            raise CheckpointError(f"{path}: the argument {key} is beyond all measure")
 
 
 def _walk(value: Any, limit: int = 100_000) -> Iterator[Tuple[Any, Any]]:
@@ -237,7 +258,7 @@ def _fill(module: torch.nn.Module, state: Mapping, path: str, problems: List[str
         expected = {name: tensor for name, tensor in own.items() if tensor is not None}
         problems += [f"{prefix}{name} is missing" for name in expected if name not in recorded]
         problems += [f"{prefix}{name} is unknown" for name in recorded if name not in expected]
-        for name in expected.keys() & recorded.keys():
+        for name in [name for name in expected if name in recorded]:
             have, want = recorded[name], expected[name]
             if not isinstance(have, torch.Tensor):
                 problems.append(f"{prefix}{name} is no tensor")
@@ -266,14 +287,26 @@ def _carry_attributes(module: torch.nn.Module, state: Mapping) -> None:
     for key, value in state.items():
         if key in _MODULE_INTERNALS or key.startswith("_") or key not in module.__dict__:
             continue
-        if isinstance(value, np.generic):
-            value = value.item()
+        if not isinstance(value, torch.Tensor):
+            sum(1 for _ in _walk(value))  # refuses what unfolds without end
+            value = _plain(value)
         own = module.__dict__[key]
         if isinstance(own, torch.Tensor):
             if isinstance(value, torch.Tensor) and value.shape == own.shape:
                 module.__dict__[key] = value.detach().to(own.device)
         elif all(item is None or isinstance(item, (bool, int, float, str, dict, list, tuple)) for _, item in _walk(value)):
             module.__dict__[key] = value
+
+
+def _plain(value: Any) -> Any:
+    """NumPy numbers as Python's, inside lists and dicts too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return type(value)((key, _plain(item)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
 
 
 # ------------------------------------------------------------------------------------------------ trusted sources
@@ -294,7 +327,7 @@ def rebuild_trusted(meta: dict) -> Any:
 
 
 def _execute(source: str) -> types.ModuleType:
-    name = f"_embedded_{hashlib.sha256(source.encode()).hexdigest()[:24]}"
+    name = f"{EMBEDDED}{hashlib.sha256(source.encode()).hexdigest()[:24]}"
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name, "Source carried by a checkpoint that the user trusts.")

@@ -16,7 +16,6 @@ import math
 import os
 import pickle
 import pickletools
-import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Tuple, Union
 
@@ -29,6 +28,8 @@ from torch_utils import persistence
 from torch_utils.persistence import REMEDY, CheckpointError, Record
 
 NEWEST_PROTOCOL = 5
+# torch.save began its files with this magic number.
+LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 Source = Union[str, os.PathLike, bytes, BinaryIO]
 
 
@@ -41,11 +42,15 @@ def load(source: Source, trust: bool = False) -> Any:
     name, data = _read(source)
     try:
         reject_other_formats(data)
-        return _load_trusted(data) if trust else _finish(_Machine(data).run(), "")
+        return _load_trusted(data) if trust else _finish(_Machine(io.BytesIO(data)).run(), "", {})
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
     except RecursionError as error:
         raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+    except Exception as error:
+        if trust:
+            raise
+        raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
 
 
 def save(obj: Any, path: Union[str, os.PathLike]) -> None:
@@ -73,9 +78,11 @@ def reject_other_formats(data: bytes) -> None:
         raise CheckpointError("a web page, not a checkpoint: the download was answered by a page, fetch the file itself")
     if data[:2] == b"PK":
         raise CheckpointError("a zip archive (torch.save or a data set), not an EG3D snapshot, which is a plain pickle")
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
         raise CheckpointError("a safetensors file, not an EG3D snapshot, which is a pickle")
-    if data[:1] == b"\x80" and data[1] > NEWEST_PROTOCOL:
+    if data.startswith(LEGACY_TORCH):
+        raise CheckpointError("written by torch.save, not an EG3D snapshot, which is a plain pickle")
+    if data[:1] == b"\x80" and data[1:2] > bytes([NEWEST_PROTOCOL]):
         raise CheckpointError(f"pickle protocol {data[1]} is newer than this program knows ({NEWEST_PROTOCOL})")
     if data[:1] not in (b"\x80", b"(", b"}", b"]", b"c"):
         raise CheckpointError("not a pickle, so no EG3D snapshot")
@@ -114,8 +121,8 @@ MARK = _Mark()
 class _Machine:
     """Runs a pickle's instructions on a stack of data. See the standard library's pickletools for what each one means."""
 
-    def __init__(self, data: bytes):
-        self.data = data
+    def __init__(self, stream: BinaryIO):
+        self.stream = stream
         self.stack: List[Any] = []
         self.memo: Dict[int, Any] = {}
 
@@ -123,7 +130,7 @@ class _Machine:
         """Returns the pickled value, with Records in place of objects. Raises CheckpointError."""
         finished = False
         try:
-            for opcode, argument, _position in pickletools.genops(io.BytesIO(self.data)):
+            for opcode, argument, _position in pickletools.genops(self.stream):
                 finished = opcode.name == "STOP"
                 self.step(opcode.name, argument)
         except CheckpointError:
@@ -157,7 +164,10 @@ class _Machine:
         elif name == "GLOBAL":
             stack.append(_allowed(Global(*argument.split(" ", 1))))
         elif name == "STACK_GLOBAL":
-            stack.append(_allowed(Global(*self.pop(2))))
+            module, attribute = self.pop(2)
+            if not isinstance(module, str) or not isinstance(attribute, str):
+                raise CheckpointError("truncated or damaged")
+            stack.append(_allowed(Global(module, attribute)))
         elif name in ("REDUCE", "NEWOBJ"):
             function, arguments = self.pop(2)
             stack.append(_call(function, arguments))
@@ -199,18 +209,29 @@ _CONSTANTS = dict(
     NONE=lambda: None, NEWTRUE=lambda: True, NEWFALSE=lambda: False, EMPTY_LIST=list, EMPTY_TUPLE=tuple, EMPTY_DICT=dict,
     EMPTY_SET=set, MARK=lambda: MARK)
 _TUPLES = dict(TUPLE1=1, TUPLE2=2, TUPLE3=3)
+
+
+def _keys(items: List[Any]) -> List[Any]:
+    """Items that can be hashed at once: a tuple of tuples may take for ever."""
+    if not all(type(item) in (str, int, float, bool, bytes, type(None)) for item in items):
+        raise CheckpointError("truncated or damaged (a key or member of a set that is no plain value)")
+    return items
+
+
 _COLLECTED: Dict[str, Callable] = dict(
-    TUPLE=tuple, LIST=list, FROZENSET=frozenset, DICT=lambda items: dict(zip(items[::2], items[1::2], strict=True)))
+    TUPLE=tuple, LIST=list, FROZENSET=lambda items: frozenset(_keys(items)),
+    DICT=lambda items: dict(zip(_keys(items[::2]), items[1::2], strict=True)))
 
 
 def _set_items(target: Any, items: List[Any]) -> None:
     if not isinstance(target, dict):
         raise CheckpointError("truncated or damaged")
-    target.update(zip(items[::2], items[1::2], strict=True))
+    target.update(zip(_keys(items[::2]), items[1::2], strict=True))
 
 
 _ADDED: Dict[str, Tuple[bool, Callable]] = dict(
-    APPEND=(False, list.extend), APPENDS=(True, list.extend), ADDITEMS=(True, set.update),
+    APPEND=(False, list.extend), APPENDS=(True, list.extend),
+    ADDITEMS=(True, lambda target, items: set.update(target, _keys(items))),
     SETITEM=(False, _set_items), SETITEMS=(True, _set_items))
 
 
@@ -235,53 +256,64 @@ def _persistent(meta: Any) -> Record:
     return Record(meta["class_name"], meta["state"], meta)
 
 
-class _Elements(NamedTuple):
-    """What tensors of one storage share."""
+class _Storage(NamedTuple):
+    """The elements of a tensor, in a row."""
 
-    data: torch.UntypedStorage
-    dtype: torch.dtype
+    flat: torch.Tensor
 
 
-def _storage(data: bytes) -> _Elements:
-    """The tensor data that PyTorch packs into bytes of its own: a weights-only load, to the CPU."""
+_ELEMENTS = dict(FloatStorage=torch.float32, DoubleStorage=torch.float64, HalfStorage=torch.float16,
+                 BFloat16Storage=torch.bfloat16, LongStorage=torch.int64, IntStorage=torch.int32, ShortStorage=torch.int16,
+                 CharStorage=torch.int8, ByteStorage=torch.uint8, BoolStorage=torch.bool)
+
+
+class _StorageMachine(_Machine):
+    """Follows the pickles that PyTorch writes for a storage: plain values, and one description of a storage."""
+
+    def step(self, name: str, argument: Any) -> None:
+        if name == "BINPERSID":
+            _word, kind, _key, _location, numel, *_view = self.pop(1)[0]
+            self.stack.append((kind, numel))
+        elif name == "GLOBAL":
+            module, _, kind = argument.partition(" ")
+            if module not in ("torch", "torch.storage") or kind not in _ELEMENTS:
+                raise CheckpointError(f"a tensor's data asks for {module}.{kind}; nothing was executed")
+            self.stack.append(kind)
+        elif name in ("REDUCE", "NEWOBJ", "BUILD", "STACK_GLOBAL"):
+            raise CheckpointError("a tensor's data hides code; nothing was executed")
+        else:
+            super().step(name, argument)
+
+
+def _storage(data: bytes) -> _Storage:
+    """The tensor data that PyTorch packs into bytes of its own: five pickles, the number of elements, the elements."""
     if not isinstance(data, bytes):
         raise CheckpointError("damaged: a tensor without data")
-    _reject_oversized(data)
-    try:
-        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"a tensor is damaged or hides other code; nothing was executed ({reason})") from error
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise CheckpointError(f"a tensor's data is a {type(storage).__name__}")
-    with warnings.catch_warnings():  # PyTorch deprecates the class that it still writes
-        warnings.simplefilter("ignore", UserWarning)
-        return _Elements(storage.untyped(), storage.dtype)
-
-
-def _reject_oversized(data: bytes) -> None:
-    """Refuses data that claims more bytes than it brings, before PyTorch would reserve them."""
     stream = io.BytesIO(data)
-    for _ in range(4):  # magic number, protocol, system, then the storage's description
-        numbers = [argument for opcode, argument, _ in pickletools.genops(stream)
-                   if opcode.name.startswith(("BININT", "LONG", "INT")) and isinstance(argument, int)]
-    claimed = max(numbers, default=0)
-    if claimed > len(data):  # an element has at least one byte
-        raise CheckpointError(f"a tensor claims {claimed} elements but brings {len(data)} bytes")
+    _magic, _protocol, system, (kind, numel), _names = [_StorageMachine(stream).run() for _ in range(5)]
+    if not system.get("little_endian", True):
+        raise CheckpointError("written on a big-endian machine, which is not supported")
+    dtype = _ELEMENTS[kind]
+    start = stream.tell() + 8
+    if type(numel) is not int or numel < 0 or numel * dtype.itemsize > len(data) - start:
+        raise CheckpointError(f"a tensor claims {numel} elements but brings {len(data) - start} bytes")
+    if numel == 0:
+        return _Storage(torch.empty(0, dtype=dtype))
+    return _Storage(torch.frombuffer(bytearray(data[start : start + numel * dtype.itemsize]), dtype=dtype))
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, requires_grad: bool = False, *_hooks) -> torch.Tensor:
-    if not isinstance(storage, _Elements):
+    if not isinstance(storage, _Storage):
         raise CheckpointError("damaged: a tensor without data")
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or any(type(number) is not int or number < 0 for number in numbers):
         raise CheckpointError("damaged: a tensor of impossible shape")
-    have = storage.data.nbytes() // storage.dtype.itemsize
+    have = len(storage.flat)
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset
     if count > have or (count and last >= have):
         raise CheckpointError(f"a tensor of shape {list(size)} claims more than its {have} elements")
-    tensor = torch.empty(0, dtype=storage.dtype).set_(storage.data, offset, size, stride)
+    tensor = storage.flat.as_strided(size, stride, offset)
     return tensor.requires_grad_(bool(requires_grad) and tensor.is_floating_point())
 
 
@@ -318,6 +350,8 @@ def _container(kind: type) -> Callable:
     def make(*items):
         if len(items) > 1 or not all(isinstance(item, (list, tuple, dict)) for item in items):
             raise CheckpointError("truncated or damaged")
+        if kind is set:
+            _keys(*items)
         return kind(*items)
     return make
 
@@ -338,15 +372,21 @@ _FUNCTIONS: Dict[Global, Callable] = {
 }
 
 
-def _finish(value: Any, path: str) -> Any:
-    """Rebuilds the persistent objects of the pickled value and of a dict's items."""
+def _finish(value: Any, path: str, done: Dict[int, Any]) -> Any:
+    """Rebuilds the persistent objects of the pickled value and of a dict's items; what was one object stays one."""
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, Record):
         if value.meta is None:
             raise CheckpointError(f"holds a bare {value.class_name}, not a network")
-        return persistence.rebuild(value, path)
-    if isinstance(value, dict):
-        return type(value)((key, _finish(item, f"{path}.{key}" if path else str(key))) for key, item in value.items())
-    return value
+        done[id(value)] = persistence.rebuild(value, path)
+    elif isinstance(value, dict):
+        finished = type(value)()
+        done[id(value)] = finished
+        finished.update((key, _finish(item, f"{path}.{key}" if path else str(key), done)) for key, item in value.items())
+    else:
+        return value
+    return done[id(value)]
 
 
 # ------------------------------------------------------------------------------------------------ trusted

@@ -97,6 +97,7 @@ class _Official(_Superresolution):
     stages = ()  # (resolution, channels) of each block
     antialias = True
     owns_filter = True
+    new_arguments = dict(w_dim=512)
 
     def __init__(self, channels, img_resolution, sr_num_fp16_res, sr_antialias=None, num_fp16_res=4, conv_clamp=None,
                  channel_base=None, channel_max=None, w_dim=512, **block_kwargs):

@@ -34,9 +34,12 @@ class TriPlaneGenerator(torch.nn.Module):
     `plane_channels`, `decoder_width`, and `plane_axes`, three 3x3 frames (see volumetric_rendering/renderer.py).
     """
 
+    # Remembered only where they differ from what the official class does: it could not take them.
+    new_arguments = dict(plane_resolution=256, plane_channels=32, decoder_width=64, plane_axes=None)
+
     def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels, sr_num_fp16_res=0, mapping_kwargs={},
-                 rendering_kwargs={}, sr_kwargs={}, plane_resolution=256, plane_channels=32, decoder_width=64,
-                 plane_axes=None, **synthesis_kwargs):
+                 rendering_kwargs={}, sr_kwargs={}, *, plane_resolution=256, plane_channels=32,
+                 decoder_width=64, plane_axes=None, **synthesis_kwargs):
         super().__init__()
         self.z_dim = z_dim
         self.c_dim = c_dim
