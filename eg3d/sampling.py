@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
@@ -37,19 +36,12 @@ def styles(G: torch.nn.Module, seed: int, psi: float = 1.0, cutoff: Optional[int
     return G.mapping(z, condition.to(z.device), truncation_psi=psi, truncation_cutoff=cutoff)
 
 
-def sample_labels(G: torch.nn.Module, fov_degrees: float) -> Tensor:
-    """Labels [3, 25] of gen_samples' three views; `fov_degrees` is diagonal."""
-    focal = cameras.FOV_to_intrinsics(fov_degrees)[0, 0].item()
-    return torch.cat([cameras.view(G.rendering_kwargs, yaw, SAMPLE_PITCH, focal) for yaw in SAMPLE_YAWS])
-
-
 def sample_views(G: torch.nn.Module, seeds: Sequence[int], psi: float = 1.0, cutoff: Optional[int] = DEFAULT_CUTOFF,
-                 fov_degrees: float = 2 * math.degrees(math.atan(1 / (math.sqrt(2) * cameras.FFHQ_FOCAL)))
-                 ) -> Iterator[Tuple[int, Session, Tensor]]:
+                 fov_degrees: float = cameras.FFHQ_FOV) -> Iterator[Tuple[int, Session, Tensor]]:
     """Yields, for each seed, its session and its three views [3, 3, R, R] in [-1, 1]."""
-    labels = sample_labels(G, fov_degrees)
-    # Official: conditions on the frontal camera with this field of view, not with the data's.
-    condition = cameras.view(G.rendering_kwargs, focal=cameras.FOV_to_intrinsics(fov_degrees)[0, 0].item())
+    focal = cameras.FOV_to_intrinsics(fov_degrees)[0, 0].item()
+    labels = [cameras.view(G.rendering_kwargs, yaw, SAMPLE_PITCH, focal) for yaw in SAMPLE_YAWS]
+    condition = cameras.view(G.rendering_kwargs, focal=focal)  # as the original: this field of view, not the data's
     for seed in seeds:
         session = Session(G, styles(G, seed, psi, cutoff, condition), seed=seed)
-        yield seed, session, torch.cat([session.render(c[None])["image"] for c in labels])
+        yield seed, session, torch.cat([session.render(c)["image"] for c in labels])

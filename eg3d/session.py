@@ -13,7 +13,7 @@ from typing import Dict, Optional
 import torch
 from torch import Tensor
 
-SAMPLES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
+SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 22}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
 POINTS_AT_ONCE = 1 << 18  # of `density`
 
 

@@ -147,14 +147,24 @@ class _Encoder:
                     self._error = error
 
     def add(self, frame: np.ndarray) -> None:
-        if self._error is not None:
-            raise OSError(f"encoding failed: {str(self._error).strip().splitlines()[-1]}") from self._error
+        self._check()
         self._frames.put(frame)
 
-    def close(self) -> None:
+    def _check(self) -> None:
+        if self._error is not None:
+            raise OSError(f"encoding failed: {' '.join(str(self._error).split())}") from self._error
+
+    def finish(self) -> None:
+        """Waits until every frame is encoded. Raises OSError if one was not."""
         self._frames.put(None)
         self._thread.join()
         self._writer.close()
+        self._check()
+
+    def abandon(self) -> None:
+        """Lets go of a film that nobody will see."""
+        with contextlib.suppress(OSError):
+            self.finish()
 
 
 @contextlib.contextmanager
@@ -164,5 +174,7 @@ def encoder(path: Union[str, os.PathLike], fps: float = FPS) -> Iterator[Callabl
         film = _Encoder(temporary, fps)
         try:
             yield film.add
-        finally:
-            film.close()
+        except BaseException:
+            film.abandon()
+            raise
+        film.finish()

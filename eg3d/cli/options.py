@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import signal
 import sys
 from typing import Callable, List, Tuple
 
@@ -77,6 +78,7 @@ def network_options(command: Callable) -> Callable:
 
 def run(command: click.Command) -> None:
     """Runs a command; the user's mistakes become one line and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C, with nothing half-written
     try:
         sys.exit(command.main(standalone_mode=False) or 0)
     except click.ClickException as error:

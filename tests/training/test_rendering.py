@@ -54,7 +54,7 @@ def rand(*shape, seed=0, dtype=torch.float64):
 
 
 def close(result, oracle, tolerance):
-    np.testing.assert_allclose(torch.as_tensor(result).detach().double().numpy(), np.asarray(oracle), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(result.detach().double().numpy(), np.asarray(oracle), rtol=tolerance, atol=tolerance)
 
 
 def pose(yaw, distance=2.7):
@@ -88,7 +88,7 @@ def naive_softplus(x):
 
 
 def naive_ray(colors, densities, depths, white_back):
-    """One ray: colours [S, C], densities [S], depths [S] -> colour [C] in [-1, 1], depth (NaN: nothing met), weights [S - 1]."""
+    """One ray: colours [S, C], densities [S], depths [S] -> colour [C] in [-1, 1], depth or NaN, weights [S - 1]."""
     seen, distance, transmittance, weights = np.zeros(colors.shape[1]), 0.0, 1.0, []
     for i in range(len(depths) - 1):
         density = naive_softplus((densities[i] + densities[i + 1]) / 2 - 1)
@@ -116,7 +116,7 @@ def naive_march(colors, densities, depths, white_back):
 
 
 def samples_on_rays():
-    """Ordinary rays, an empty one, an opaque one, one with all samples at the same place, one that begins behind another's end."""
+    """Ordinary rays, an empty one, an opaque one, one with all samples at one place, one that begins behind the others' end."""
     colors, densities = rand(2, 5, 8, 3), randn(2, 5, 8, 1, seed=1) * 3
     depths = (rand(2, 5, 8, 1, seed=2) + 2).sort(dim=2).values
     densities[0, 1] = -800
@@ -196,14 +196,15 @@ def test_importance_sampling(samples, magnitude):
 
 
 def test_importance_sampling_finds_matter():
-    """Where one interval holds all the weight, nearly all draws lie within two intervals of it (smoothing reaches that far)."""
+    """Where one of 40 intervals holds all the weight, 84 % of the draws lie within 1.5 intervals of its near end: smoothing
+    makes 0.5, 1, 0.5 of it, the floor adds 0.01 everywhere; the half interval towards the camera is the original's."""
     depths = torch.linspace(2, 3, 41, dtype=torch.float64)[None]
     weights = torch.zeros(1, 40, dtype=torch.float64)
     weights[0, 25] = 1
-    drawn = rendering.importance_depths(depths, weights, rand(1, 2000))
-    middle = (depths[0, 25] + depths[0, 26]) / 2
-    assert ((drawn - middle).abs() < 2.5 / 40).double().mean() > 0.75  # 2 of about 2.4 units of weight, the rest is the floor
-    assert drawn.mean() == pytest.approx(float(middle), abs=0.03)
+    drawn = rendering.importance_depths(depths, weights, torch.linspace(0, 1, 2000, dtype=torch.float64)[None])
+    close_by = (drawn - depths[0, 25]).abs() <= 1.5 / 40
+    assert close_by.double().mean() == pytest.approx(2.03 / 2.38, abs=0.001)
+    assert drawn[close_by].mean() == pytest.approx(float(depths[0, 25]), abs=0.001)
 
 
 @pytest.mark.parametrize("disparity", [False, True])
@@ -319,8 +320,11 @@ def test_third_plane():
 
 def test_triplane_derivatives():
     """With respect to features and points, against finite differences; no point of this seed lies on a pixel's centre."""
+    def look_up(planes, points):
+        return rendering.sample_from_planes(torch.tensor(CORRECTED_AXES), planes, points, box_warp=1.2)
+
     planes, points = randn(1, 3, 2, 4, 4).requires_grad_(True), (rand(1, 4, 3, seed=3) - 0.5).requires_grad_(True)
-    assert gradcheck(lambda a, b: rendering.sample_from_planes(torch.tensor(CORRECTED_AXES), a, b, box_warp=1.2), (planes, points))
+    assert gradcheck(look_up, (planes, points))
 
 
 # ------------------------------------------------------------------------------------------------ the whole renderer
@@ -378,7 +382,7 @@ def test_whole_renderer(name):
     close(rgb, oracle[0], 1e-4)
     close(depth, oracle[1], 1e-4)
     close(weight, oracle[2].sum(axis=2), 1e-4)
-    assert 0.05 < weight.min() and weight.max() < 0.999 and rgb.std() > 0.05  # neither empty nor opaque nor flat
+    assert weight.min() > 0.05 and weight.max() < 0.999 and rgb.std() > 0.05  # neither empty nor opaque nor flat
 
 
 def seeded(options, seed=1, resolution=4, focal=4.0, yaws=(0.0, 0.7), decoder=None, planes=None):
@@ -415,7 +419,7 @@ def generators(*seeds):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_one_generator_a_sample(name):
-    """A batch in which each sample has its own generator shows what each sample shows alone, bit for bit, also in chunks.
+    """A batch in which each sample has its own generator shows what each sample shows alone, up to rounding, also in chunks.
 
     All rays meet the box and matter: what a missing ray gets depends on the others of the call, in the original too."""
     planes = randn(2, 3, 4, 6, 6, dtype=torch.float32) * 2
@@ -423,9 +427,7 @@ def test_one_generator_a_sample(name):
     chunked = seeded(OPTIONS[name] | dict(generator=generators(5, 6), ray_chunk=5), planes=planes)
     for n, yaw in enumerate((0.0, 0.7)):
         alone = seeded(OPTIONS[name] | dict(generator=generators(5 + n)), seed=99, yaws=[yaw], planes=planes[n : n + 1])
-        for part, expected in zip(both, alone):
-            assert torch.equal(part[n : n + 1], expected)
-        for part, expected in zip(chunked, alone):
+        for part, expected in zip([*both, *chunked], [*alone, *alone]):
             close(part[n : n + 1], expected, SINGLE)
 
 
@@ -482,8 +484,8 @@ def test_gradients_reach_planes_and_decoder(name):
 
 
 def test_gradients_of_the_renderer():
-    """The derivative along a random direction, against a central difference. In float32 with steps of 1e-3 the difference
-    is right to about 1 %; the planes enter linearly where density is fixed, so fine samples stay where they are."""
+    """The derivative along a random direction, against a central difference. The picture is linear in the planes where the
+    density does not depend on them, so the difference of its square is exact but for float32's rounding over the step."""
     class Fog(torch.nn.Module):
         def forward(self, features, directions):
             return dict(rgb=features.mean(dim=1), sigma=torch.ones_like(features[:, 0, :, :1]))

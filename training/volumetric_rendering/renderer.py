@@ -113,15 +113,24 @@ def importance_depths(z_vals: Tensor, weights: Tensor, uniform: Tensor) -> Tenso
 Generator = Union[None, torch.Generator, Sequence[torch.Generator]]
 
 
-def _draw(sampler: Callable, shape: Tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
-    """`sampler` (torch.rand or randn) of this shape; with a list of generators each draws its own row."""
+def _draw(
+    sampler: Callable,  # torch.rand or torch.randn
+    shape: Tuple[int, ...],
+    like: Tensor,
+    generator: Generator,
+    depth_by_depth: bool = False,  # draw [N, M, S, 1] in the order S, N, M
+) -> Tensor:
+    """Random numbers of this shape; with a list of generators each draws its own row."""
+    if isinstance(generator, (list, tuple)):
+        if len(generator) != shape[0]:
+            raise ValueError(f"rendering option generator: {len(generator)} generators for {shape[0]} samples")
+        return torch.cat([_draw(sampler, (1, *shape[1:]), like, one, depth_by_depth) for one in generator])
+    if depth_by_depth:
+        batch, rays, samples, last = shape
+        return _draw(sampler, (samples, batch, rays, last), like, generator).permute(1, 2, 0, 3)
     if generator is None:
         return sampler(shape, device=like.device, dtype=like.dtype)
-    if isinstance(generator, torch.Generator):
-        return sampler(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
-    if len(generator) != shape[0]:
-        raise ValueError(f"rendering option generator: {len(generator)} generators for {shape[0]} samples")
-    return torch.cat([_draw(sampler, (1, *shape[1:]), like, one) for one in generator])
+    return sampler(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
 
 class Draws(NamedTuple):
@@ -211,20 +220,13 @@ class ImportanceRenderer(torch.nn.Module):
             draw = _draw(torch.randn, (batch, rays * samples, 1), origins, generator) * sigma
             return draw.reshape(batch, rays, samples, 1)
 
-        first = self._coarse_noise((batch, rays, coarse, 1), origins, options["ray_start"] == "auto"
-                                   and not options["disparity_space_sampling"], generator)
+        # Official: depths between limits that vary lie depth by depth in memory, and are drawn so.
+        depth_by_depth = options["ray_start"] == "auto" and not options["disparity_space_sampling"]
+        first = _draw(torch.rand, (batch, rays, coarse, 1), origins, generator, depth_by_depth)
         first_noise = density_noise(coarse)
         if fine <= 0:
             return Draws(first, first_noise, None, None)
         return Draws(first, first_noise, _draw(torch.rand, (batch, rays, fine), origins, generator), density_noise(fine))
-
-    @staticmethod
-    def _coarse_noise(shape, like: Tensor, samples_outermost: bool, generator: Generator) -> Tensor:
-        """Uniform numbers in the order of the reference's memory, where depths of varying limits lie sample by sample."""
-        batch, rays, samples, _ = shape
-        if samples_outermost and not isinstance(generator, (list, tuple)):
-            return _draw(torch.rand, (samples, batch, rays, 1), like, generator).permute(1, 2, 0, 3)
-        return _draw(torch.rand, shape, like, generator)
 
     def _render_rays(self, planes, decoder, origins, directions, limits: Limits, draws: Draws, options) -> _Rendered:
         depths = stratified_depths(limits.near, limits.far, draws.coarse, options["disparity_space_sampling"])
@@ -276,8 +278,8 @@ class ImportanceRenderer(torch.nn.Module):
         """Depths of the first pass, [N, M, S, 1]; limits are numbers or [N, M, 1] tensors."""
         varying = isinstance(ray_start, Tensor)
         near, far = [torch.as_tensor(x, dtype=torch.float32, device=ray_origins.device) for x in (ray_start, ray_end)]
-        noise = self._coarse_noise(
-            (*ray_origins.shape[:2], depth_resolution, 1), ray_origins, varying and not disparity_space_sampling, None)
+        shape = (*ray_origins.shape[:2], depth_resolution, 1)
+        noise = _draw(torch.rand, shape, ray_origins, None, varying and not disparity_space_sampling)
         return stratified_depths(*[x[..., None] if varying else x for x in (near, far)], noise, disparity_space_sampling)
 
     @torch.no_grad()
