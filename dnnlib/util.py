@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import importlib
 import os
 import re
@@ -131,8 +132,10 @@ def _download(url: str, target: Path) -> None:
             part.unlink()
             raise OSError(f"{url}: the interrupted download no longer matches; it was deleted, try again") from error
         raise OSError(f"{url}: the server answered {error.code} {error.reason}") from error
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise OSError(f"{url}: no connection ({getattr(error, 'reason', error)})") from error
+    except urllib.error.URLError as error:
+        raise OSError(f"{url}: no connection ({error.reason})") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise OSError(f"{url}: the transfer broke off ({error or type(error).__name__}); run again to resume") from error
     if total is not None and part.stat().st_size != total:
         raise OSError(f"{url}: {part.stat().st_size} of {total} bytes arrived; run again to resume")
     os.replace(part, target)

@@ -25,10 +25,10 @@ Vector = Union[Sequence[float], Tensor]
 def look_at(forward: Tensor, origin: Tensor) -> Tensor:
     """Poses [N, 4, 4] of cameras at `origin` that look along `forward` ([N, 3] each), upright: no roll."""
     z = torch.nn.functional.normalize(forward, dim=-1)
-    up = torch.tensor([0.0, 1.0, 0.0], device=origin.device).expand_as(z)
+    up = z.new_tensor([0.0, 1.0, 0.0]).expand_as(z)
     x = torch.nn.functional.normalize(torch.linalg.cross(z, up), dim=-1)
     y = torch.linalg.cross(z, x)
-    pose = torch.eye(4, device=origin.device).repeat(len(origin), 1, 1)
+    pose = torch.eye(4, device=origin.device, dtype=origin.dtype).repeat(len(origin), 1, 1)
     pose[:, :3, :3] = torch.stack([x, y, z], dim=-1)
     pose[:, :3, 3] = origin
     return pose

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the tests run from a checkout, installed or not
+torch.set_num_threads(1)  # problems as small as these lose time when they are spread over threads
 
 
 @pytest.fixture(scope="session")

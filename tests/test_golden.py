@@ -17,9 +17,9 @@ SHOWN = 8  # arrays in a failure message
 TOLERANCES = {  # the first pattern that fits
     # The original rounds pi and sqrt(2) to 3.14159 and 1.414; this project does not.
     "camera/fov*": 1e-2,
-    # Gradients jump where a leaky ReLU or a clamp sits within rounding of its kink: weights changed by 1e-7 of themselves
-    # move gmain_nrr's gradients by 4e-4, on to the stored ones and off again.
-    "loss/*.grad_*": 1e-3,
+    # Gradients jump where one of millions of leaky ReLUs sits within rounding of its kink, so a different order of sums
+    # moves single cases by up to 7e-3, on to the stored values and off again. A wrong sign or factor moves them by about 1.
+    "loss/*.grad_*": 1e-2,
     # Both sides compute in float32 and differ in the order of sums: errors measure 1e-7 to 2e-5.
     "*": 2e-4,
 }
@@ -38,8 +38,7 @@ def tolerance(group, key):
 
 
 @pytest.mark.parametrize("group", [
-    "ops", "camera", "render", "augment", "networks", "superres",
-    pytest.param("generator", marks=pytest.mark.slow), pytest.param("loss", marks=pytest.mark.slow)])
+    "ops", "camera", "render", "augment", "networks", "superres", "generator", "loss"])
 def test_golden(group, replay):
     """Every array of the group agrees with the official code's."""
     out = {}

@@ -16,7 +16,8 @@ from torch import Tensor
 @functools.lru_cache(maxsize=256)
 def _constant(data: bytes, kind: str, shape: tuple, dtype, device, memory_format) -> Tensor:
     values = np.frombuffer(data, dtype=kind).reshape(shape)
-    return torch.tensor(values, dtype=dtype, device=device).contiguous(memory_format=memory_format)
+    with torch.inference_mode(False):  # it may be asked for again where autograd records
+        return torch.tensor(values, dtype=dtype, device=device).contiguous(memory_format=memory_format)
 
 
 def constant(value: Any, shape: Optional[Sequence[int]] = None, dtype=None, device=None, memory_format=None) -> Tensor:
@@ -145,13 +146,14 @@ def print_module_summary(module: torch.nn.Module, inputs: Iterable, max_nesting:
             hook.remove()
 
     header = [type(module).__name__, "Parameters", "Buffers", "Output shape", "Datatype"]
-    rows, counted = [], set()
+    rows, counted, shown = [], set(), set()
     for child, results in calls:
         parameters = [p for p in child.parameters() if id(p) not in counted]
         buffers = [b for b in child.buffers() if id(b) not in counted]
         counted.update(id(tensor) for tensor in parameters + buffers)
-        if skip_redundant and not parameters and not buffers and not results:
+        if skip_redundant and not parameters and not buffers and all(id(tensor) in shown for tensor in results):
             continue
+        shown.update(id(tensor) for tensor in results)
         label = names[child] or "<top-level>"
         sizes = [str(sum(t.numel() for t in group)) if group else "-" for group in (parameters, buffers)]
         shapes = [str(list(t.shape)) for t in results] or ["-"]

@@ -69,7 +69,7 @@ class DualDiscriminator(_PairDiscriminator):
         self.disc_c_noise = disc_c_noise
 
     def forward(self, img, c, update_emas=False, **block_kwargs):
-        if self.disc_c_noise > 0:
+        if self.disc_c_noise > 0 and len(c) > 1:  # one label has no spread
             c = c + torch.randn_like(c) * c.std(dim=0) * self.disc_c_noise
         return self.score(img, c, 1, block_kwargs)
 

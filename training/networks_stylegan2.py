@@ -58,7 +58,7 @@ def modulated_conv2d(
         gain = 1 / (styles.square() @ energy.t() + MOMENT_EPS).sqrt()
     resampling = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
 
-    if fused_modconv:
+    if fused_modconv and batch > 0:
         kernels = weight * styles[:, None, :, None, None]
         if gain is not None:
             kernels = kernels * gain[:, :, None, None, None]
@@ -501,6 +501,8 @@ class MinibatchStdLayer(torch.nn.Module):
     def forward(self, x):
         batch, channels, height, width = x.shape
         group = batch if self.group_size is None else min(self.group_size, batch)
+        if batch % group:
+            raise ValueError(f"a batch of {batch} is no multiple of the minibatch-std group of {group}")
         # Sample n belongs to group n mod (N / group); channels form num_channels sets that are averaged over.
         parts = x.reshape(group, batch // group, self.num_channels, -1, height, width).to(torch.float32)
         spread = (parts.var(dim=0, unbiased=False) + MOMENT_EPS).sqrt()

@@ -60,7 +60,7 @@ def bias_act(
     if b is not None:
         if b.shape != x.shape[dim : dim + 1 or None]:
             raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} on dimension {dim} of {tuple(x.shape)}")
-        x = x + b.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
+        x = x + b.to(x.dtype).reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
     x = activation.func(x, activation.def_alpha if alpha is None else alpha)
     scale = activation.def_gain if gain is None else gain
     if scale != 1:

@@ -35,8 +35,8 @@ def setup_filter(
         taps = taps.reshape(1)
     if separable is None:
         separable = taps.ndim == 1 and taps.numel() >= SEPARABLE_TAPS
-    if separable and taps.ndim == 2:
-        raise ValueError("setup_filter: separable=True needs a 1-D filter")
+    if separable and (taps.ndim == 2 or gain < 0):
+        raise ValueError("setup_filter: a separable filter is 1-D and has no negative gain")
     if taps.ndim == 1 and not separable:
         taps = torch.outer(taps, taps)
     if normalize:
@@ -77,10 +77,11 @@ def upfirdn2d(
     if not flip_filter:
         kernels = [kernel.flip(2, 3) for kernel in kernels]
     strides = [(down_y, down_x)] if f.ndim == 2 else [(1, down_x), (down_y, 1)]
+    kernels = [kernel.to(x.dtype) for kernel in kernels]
+    kernels[0] = kernels[0] * gain
     channels = x.shape[1]
     for kernel, stride in zip(kernels, strides):
-        weight = (kernel * gain ** (f.ndim / 2)).to(x.dtype).expand(channels, 1, -1, -1)
-        x = F.conv2d(x, weight, stride=stride, groups=channels)
+        x = F.conv2d(x, kernel.expand(channels, 1, -1, -1), stride=stride, groups=channels)
     return x
 
 

@@ -68,7 +68,7 @@ def sample_from_planes(
     grid = project_onto_planes(plane_axes, coordinates * (2 / box_warp))
     features = F.grid_sample(
         plane_features.flatten(0, 1), grid[:, None], mode=mode, padding_mode=padding_mode, align_corners=False)
-    return features[:, :, 0].transpose(1, 2).reshape(batch, planes, grid.shape[1], -1)
+    return features[:, :, 0].transpose(1, 2).unflatten(0, (batch, planes))
 
 
 # ------------------------------------------------------------------------------------------------ depths along rays
@@ -156,6 +156,8 @@ class Limits(NamedTuple):
 
 
 class _Rendered(NamedTuple):
+    """A chunk of rays; depth is not yet limited to the depths of the whole call."""
+
     rgb: Tensor
     depth: Tensor
     weight: Tensor
@@ -184,16 +186,18 @@ class ImportanceRenderer(torch.nn.Module):
         limits = self._limits(ray_origins, ray_directions, rendering_options)
         draws = self._draws(ray_origins, rendering_options)
         chunk = rendering_options.get("ray_chunk") or max(rays, 1)
+        if chunk < 0:
+            raise ValueError(f"rendering option ray_chunk={chunk}: must be positive, or None for all rays at once")
         parts: List[_Rendered] = []
         for start in range(0, max(rays, 1), chunk):
             stop = start + chunk
             parts.append(self._render_rays(
                 planes, decoder, ray_origins[:, start:stop], ray_directions[:, start:stop], limits.rays(start, stop),
                 draws.rays(start, stop), rendering_options))
-        rgb, depth, weight = [torch.cat(values, dim=1) for values in list(zip(*parts))[:3]]
-        nearest = torch.stack([part.nearest for part in parts]).min()
-        furthest = torch.stack([part.furthest for part in parts]).max()
-        return rgb, depth.clamp(nearest, furthest), weight
+        rgb, depth, weight, nearest, furthest = [torch.cat(values, dim=1) for values in zip(*parts)]
+        if depth.numel() > 0:
+            depth = depth.clamp(nearest.min(), furthest.max())
+        return rgb, depth, weight
 
     def _limits(self, origins: Tensor, directions: Tensor, options: Mapping) -> Limits:
         start, end = options["ray_start"], options["ray_end"]
@@ -243,14 +247,14 @@ class ImportanceRenderer(torch.nn.Module):
                 key: torch.cat([samples[key], more[key]], dim=2).gather(2, order.expand(-1, -1, -1, more[key].shape[-1]))
                 for key in ("rgb", "sigma")}
         rgb, depth, weights = composite(samples["rgb"], samples["sigma"], depths, options)
-        return _Rendered(rgb, depth, weights.sum(dim=2), depths.min(), depths.max())
+        return _Rendered(rgb, depth, weights.sum(dim=2), depths.amin(dim=2), depths.amax(dim=2))
 
     def _evaluate(self, planes, decoder, origins, directions, depths, noise, options) -> Dict[str, Tensor]:
         """Colours and densities at these depths, [N, M, S, channels] and [N, M, S, 1]."""
         points = origins[:, :, None] + depths * directions[:, :, None]
         facing = directions[:, :, None].expand_as(points)
         out = self._decode(planes, decoder, points.flatten(1, 2), facing.flatten(1, 2), options)
-        out = {key: out[key].reshape(*depths.shape[:3], -1) for key in ("rgb", "sigma")}
+        out = {key: out[key].unflatten(1, depths.shape[1:3]) for key in ("rgb", "sigma")}
         if noise is not None:
             out["sigma"] = out["sigma"] + noise
         return out
