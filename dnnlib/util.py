@@ -94,9 +94,13 @@ def open_url(url: str, sha256: Optional[str] = None):
     """
     if not is_url(url):
         return open(url, "rb")
+    try:
+        path = urllib.parse.urlparse(url).path
+    except ValueError as error:
+        raise OSError(f"{url}: not a valid URL ({error})") from error
     if url.startswith("file://"):
-        return open(urllib.request.url2pathname(urllib.parse.urlparse(url).path), "rb")
-    name = re.sub(r"[^\w.-]", "_", os.path.basename(urllib.parse.urlparse(url).path)) or "download"
+        return open(urllib.request.url2pathname(path), "rb")
+    name = re.sub(r"[^\w.-]", "_", os.path.basename(path)) or "download"
     target = cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if not target.exists():
         _download(url, target)
@@ -132,6 +136,8 @@ def _download(url: str, target: Path) -> None:
             part.unlink()
             raise OSError(f"{url}: the interrupted download no longer matches; it was deleted, try again") from error
         raise OSError(f"{url}: the server answered {error.code} {error.reason}") from error
+    except (ValueError, http.client.InvalidURL) as error:
+        raise OSError(f"{url}: not a valid URL ({error})") from error
     except urllib.error.URLError as error:
         raise OSError(f"{url}: no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:

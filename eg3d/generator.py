@@ -73,7 +73,8 @@ def load(source: Union[str, os.PathLike], device: Union[str, torch.device] = "au
     snapshot = load_snapshot(source, trust=trust)
     G = snapshot.get("G_ema") if isinstance(snapshot, dict) else snapshot
     if G is None:
-        raise CheckpointError(f"{source}: holds {', '.join(map(str, snapshot)) or 'nothing'}, but no G_ema")
+        held = ", ".join(map(str, snapshot)) if snapshot else "nothing"
+        raise CheckpointError(f"{source}: holds {held}, but no G_ema")
     if not isinstance(G, torch.nn.Module) or not all(hasattr(G, name) for name in NEEDED):
         raise CheckpointError(f"{source}: holds a {type(G).__name__}, which is no tri-plane generator")
     return G.eval().requires_grad_(False).to(device)

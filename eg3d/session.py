@@ -51,17 +51,18 @@ class Session:
         return self.G.render(self.planes, self.ws, c, resolution, rendering_options=options)
 
     def _official_render(self, c: Tensor, resolution: int) -> Dict[str, Tensor]:
-        with self._own_settings(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with self._own_settings(self.options), torch.random.fork_rng(devices=cuda):
             torch.manual_seed(self.seed)
             return self.G.synthesis(self.ws, c, neural_rendering_resolution=resolution, noise_mode="const")
 
     @contextlib.contextmanager
-    def _own_settings(self):
+    def _own_settings(self, options: dict):
         """A foreign network has no other place for options than itself: set for one call, then put back."""
         G = self.G
         before = G.rendering_kwargs, G.neural_rendering_resolution
         G.rendering_kwargs = type(before[0])(before[0])
-        G.rendering_kwargs.update(self.options)
+        G.rendering_kwargs.update(options)
         try:
             yield
         finally:
@@ -71,12 +72,14 @@ class Session:
     def density(self, points: Tensor) -> Tensor:
         """Densities [M] at world points [M, 3], before the marcher's softplus."""
         parts = []
+        options = dict(self.options, density_noise=0)
         for some in points.split(POINTS_AT_ONCE):
             some = some[None].to(self.device)
             if self.own_planes:
                 out = self.G.renderer.run_model(
-                    self.planes, self.G.decoder, some, torch.zeros_like(some), dict(self.G.rendering_kwargs, density_noise=0))
+                    self.planes, self.G.decoder, some, torch.zeros_like(some), dict(self.G.rendering_kwargs, **options))
             else:
-                out = self.G.sample_mixed(some, torch.zeros_like(some), self.ws, noise_mode="const")
+                with self._own_settings(options):
+                    out = self.G.sample_mixed(some, torch.zeros_like(some), self.ws, noise_mode="const")
             parts.append(out["sigma"].reshape(-1))
         return torch.cat(parts)

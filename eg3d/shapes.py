@@ -21,6 +21,7 @@ from eg3d.session import Session
 LEVEL = 10.0  # density at the surface
 BORDER = 30 / 256  # share of the grid that is cut at each side: the planes' margins hold floaters
 EMPTY = -1000.0  # density of what is cut
+LABEL = "density field, x reversed"
 FORMATS = (".mrc", ".ply")
 
 
@@ -50,6 +51,7 @@ def save(grid: np.ndarray, box: float, path: Union[str, os.PathLike], level: flo
         with written_beside(path) as temporary, mrcfile.new(temporary, overwrite=True) as volume:
             volume.set_data(np.ascontiguousarray(grid[::-1]))
             volume.voxel_size = spacing
+            volume.header.label[0] = LABEL  # mrcfile's own holds the date: the same shape makes the same file
         return
     if suffix != ".ply":
         raise ValueError(f"{path}: shapes are written as {' or '.join(FORMATS)}")

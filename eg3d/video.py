@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import imageio
+import imageio_ffmpeg
 import numpy as np
 import scipy.interpolate
 import torch
@@ -133,6 +134,7 @@ class _Encoder:
         self._writer = imageio.get_writer(
             path, format="FFMPEG", mode="I", fps=fps, codec=CODEC, bitrate=BITRATE, macro_block_size=2,
             ffmpeg_log_level="error")
+        self._path, self._count = path, 0
         self._frames: queue.Queue = queue.Queue(FRAMES_IN_FLIGHT)
         self._error: Optional[BaseException] = None
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
@@ -148,6 +150,7 @@ class _Encoder:
 
     def add(self, frame: np.ndarray) -> None:
         self._check()
+        self._count += 1
         self._frames.put(frame)
 
     def _check(self) -> None:
@@ -155,16 +158,25 @@ class _Encoder:
             raise OSError(f"encoding failed: {' '.join(str(self._error).split())}") from self._error
 
     def finish(self) -> None:
-        """Waits until every frame is encoded. Raises OSError if one was not."""
-        self._frames.put(None)
-        self._thread.join()
-        self._writer.close()
+        """Waits until every frame is encoded and reads the film back. Raises OSError if it lacks a frame."""
+        self._close()
         self._check()
+        try:
+            arrived, _seconds = imageio_ffmpeg.count_frames_and_secs(str(self._path))
+        except RuntimeError:  # no film that the decoder understands
+            arrived = 0
+        if arrived != self._count or arrived == 0:
+            raise OSError(f"encoding failed: {arrived} of {self._count} frames are in the film; is the disk full?")
 
     def abandon(self) -> None:
         """Lets go of a film that nobody will see."""
         with contextlib.suppress(OSError):
-            self.finish()
+            self._close()
+
+    def _close(self) -> None:
+        self._frames.put(None)
+        self._thread.join()
+        self._writer.close()
 
 
 @contextlib.contextmanager

@@ -119,9 +119,10 @@ class StyleGAN2Loss:
     def _regularize_density(self, batch: Batch) -> None:
         """Adds each term's gradients on its own: the second graph need not wait for the first."""
         options = self.G.rendering_kwargs
-        weight, kind = options.get("density_reg", 0), options["reg_type"]
+        weight = options.get("density_reg", 0)
         if weight <= 0:
             return
+        kind = options["reg_type"]
         step = options["box_warp"] / regularizers.VOXELS
         if kind == "l1":
             distance = options["density_reg_p_dist"]

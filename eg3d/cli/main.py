@@ -1,5 +1,7 @@
 """The `eg3d` command: every command of the project under one name."""
 
+import importlib.metadata
+
 import click
 
 from eg3d.cli import options
@@ -7,10 +9,20 @@ from eg3d.cli.samples import samples
 from eg3d.cli.videos import videos
 
 
-@click.group(commands=[samples, videos])
-@click.version_option(package_name="eg3d")
-def eg3d() -> None:
+def _version() -> str:
+    try:
+        return importlib.metadata.version("eg3d")
+    except importlib.metadata.PackageNotFoundError:
+        return "(a checkout that is not installed)"
+
+
+@click.group(commands=[samples, videos], invoke_without_command=True)
+@click.version_option(_version(), prog_name="eg3d")
+@click.pass_context
+def eg3d(ctx: click.Context) -> None:
     """Tri-plane generators: pictures and films from official checkpoints, on any machine."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:

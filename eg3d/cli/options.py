@@ -26,7 +26,7 @@ class SeedRange(click.ParamType):
             return value
         seeds: List[int] = []
         for part in value.split(","):
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+            match = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part.strip())
             if match is None:
                 self.fail(f"{part!r} is no seed and no range; write them like 0-3,7", param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])
@@ -46,7 +46,7 @@ class GridSize(click.ParamType):
     def convert(self, value, param, ctx) -> Tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)[x,](\d+)", value.strip())
+        match = re.fullmatch(r"([0-9]{1,2})[x,]([0-9]{1,2})", value.strip())
         if match is None or not all(1 <= int(number) <= 64 for number in match.groups()):
             self.fail(f"{value!r}: write columns and rows like 4x2, each 1 to 64", param, ctx)
         return int(match[1]), int(match[2])

@@ -1,0 +1,336 @@
+"""Commands: what they write, that they write it twice alike, and mistakes that cost the user one line and exit code 2."""
+
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import imageio
+import mrcfile
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from eg3d import generator, sampling
+from eg3d.cli import main, options
+from eg3d.cli.samples import samples
+from eg3d.cli.videos import videos
+from torch_utils import images, persistence, pickles
+
+ROOT = Path(__file__).parents[2]
+ONE_THREAD = dict(os.environ, OMP_NUM_THREADS="1")
+QUICK = ("--device=cpu", "--sample_mult=0.5", "--nrr=8", "--w-frames=2")  # of a film
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command as its script does: (exit code, standard output, lines of standard error but 'Loading ...')."""
+    def run(command, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            options.run(command)
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, [line for line in err.splitlines() if line and not line.startswith("Loading ")]
+
+    return run
+
+
+def script(name, *arguments, cwd):
+    """Runs a script in a process of its own; standard output."""
+    done = subprocess.run([sys.executable, str(ROOT / name), *arguments], cwd=cwd, env=ONE_THREAD, capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def film(path):
+    """Frames [F, H, W, 3] and what the file says of itself."""
+    with imageio.get_reader(path) as reader:
+        return np.stack(list(reader.iter_data())), reader.get_meta_data()
+
+
+# ------------------------------------------------------------------------------------------------ whole runs
+
+def test_gen_samples_end_to_end(tmp_path):
+    """The script, as users call it: a sheet of three views a seed, and its volume."""
+    script("gen_samples.py", "--outdir=out", "--trunc=0.7", "--seeds=0,12", "--network=tiny-random", "--shapes=True",
+           "--shape-res=16", cwd=tmp_path)
+    assert sorted(os.listdir(tmp_path / "out")) == ["seed0000.mrc", "seed0000.png", "seed0012.mrc", "seed0012.png"]
+    assert PIL.Image.open(tmp_path / "out" / "seed0012.png").size == (3 * 128, 128)
+    with mrcfile.open(tmp_path / "out" / "seed0012.mrc") as volume:
+        assert volume.data.shape == (16, 16, 16)
+
+
+def test_gen_videos_end_to_end(tmp_path):
+    """The script, with the official example's options: one film of a 2x2 grid, 60 frames a second."""
+    script("gen_videos.py", f"--outdir={tmp_path / 'out'}", "--trunc=0.7", "--seeds=0-3", "--grid=2x2",
+           "--network=tiny-random", "--w-frames=2", cwd=tmp_path)
+    assert os.listdir(tmp_path / "out") == ["interpolation.mp4"]
+    frames, about = film(tmp_path / "out" / "interpolation.mp4")
+    assert frames.shape == (2, 256, 256, 3) and about["fps"] == 60
+
+
+def test_gen_samples_shows_what_the_library_shows(run, tmp_path):
+    """The sheet is the three views of sampling.sample_views."""
+    assert run(samples, "--network=tiny-random", "--device=cpu", "--seeds=5", "--trunc=0.7", "--trunc-cutoff=8", "--fov-deg=20",
+               f"--outdir={tmp_path}")[0] == 0
+    [(_, _, views)] = sampling.sample_views(generator.load("tiny-random", device="cpu"), [5], 0.7, 8, 20)
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "seed0005.png")), images.grid(views, columns=3))
+
+
+def test_same_command_same_files(run, tmp_path):
+    """A second later, into another folder: every file is the same, byte by byte."""
+    for folder in ("a", "b"):
+        common = ("--network=tiny-random", "--device=cpu", f"--outdir={tmp_path / folder}", "--shapes", "--shape-res=8")
+        assert run(samples, *common, "--seeds=1")[0] == 0
+        assert run(videos, *common, *QUICK, "--seeds=0-1")[0] == 0
+        time.sleep(1.1)  # dates in files have seconds
+    first, second = [
+        {path.relative_to(tmp_path / folder): path.read_bytes() for path in (tmp_path / folder).rglob("*") if path.is_file()}
+        for folder in ("a", "b")]
+    assert len(first) == 2 + 1 + 4 + 1  # sheet, volume; film, volumes, trajectory
+    assert first.keys() == second.keys() and [str(path) for path in first if first[path] != second[path]] == []
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+def test_shapes_false(run, tmp_path):
+    """--shapes takes a value, as in the original: false writes none; alone it means true."""
+    for value, expected in (("--shapes=false", ["seed0000.png"]), ("--shapes", ["seed0000.mrc", "seed0000.png"])):
+        assert run(samples, "--network=tiny-random", "--device=cpu", "--seeds=0", f"--outdir={tmp_path}", value,
+                   "--shape-res=8")[0] == 0
+        assert sorted(os.listdir(tmp_path)) == expected
+
+
+def test_interpolate_false(run, tmp_path):
+    """A film of each seed, which is what that seed's film shows alone."""
+    common = ("--network=tiny-random", *QUICK)
+    assert run(videos, *common, "--seeds=3,7", f"--outdir={tmp_path / 'each'}", "--interpolate=false")[0] == 0
+    assert sorted(os.listdir(tmp_path / "each")) == ["3.mp4", "7.mp4"]
+    assert run(videos, *common, "--seeds=7", f"--outdir={tmp_path / 'alone'}")[0] == 0
+    alone = (tmp_path / "alone" / "interpolation.mp4").read_bytes()
+    assert (tmp_path / "each" / "7.mp4").read_bytes() == alone != (tmp_path / "each" / "3.mp4").read_bytes()
+
+
+def test_film_options(run, tmp_path):
+    """Grid, keyframes and mode arrive: two columns, one row, two keyframes of two frames, the raw rendering."""
+    assert run(videos, "--network=tiny-random", *QUICK, "--seeds=0-2", "--grid=2x1", "--num-keyframes=2", "--shuffle-seed=1",
+               "--image_mode=image_raw", "--nrr=16", "--cfg=shapenet", f"--outdir={tmp_path}")[0] == 0
+    frames, _ = film(tmp_path / "interpolation.mp4")
+    assert frames.shape == (4, 16, 32, 3)
+
+
+def test_shapes_of_a_film(run, tmp_path):
+    """A volume a frame, and the cameras' poses: rigid motions at the network's radius."""
+    assert run(
+        videos, "--network=tiny-random", *QUICK, "--seeds=0", "--shapes", "--shape-res=8", f"--outdir={tmp_path}")[0] == 0
+    assert sorted(os.listdir(tmp_path / "interpolation")) == ["0000_shape.mrc", "0001_shape.mrc"]
+    poses = np.load(tmp_path / "interpolation_trajectory.npy")
+    assert poses.shape == (2, 4, 4)
+    np.testing.assert_allclose(poses[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1), [np.eye(3)] * 2, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(poses[:, :3, 3], axis=1), 2.7, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+def fails(result, *words):
+    """Exit code 2, nothing on standard output, and one line of error that holds these words."""
+    code, out, err = result
+    assert code == 2 and out == "" and len(err) == 1 and err[0].startswith("Error: "), result
+    assert all(word in err[0] for word in words), err[0]
+
+
+MISTAKES = {  # what is typed -> words of the message
+    "--seeds=3-1": "upwards", "--seeds=a": "'a' is no seed", "--seeds=": "--seeds", "--seeds=-1": "--seeds",
+    "--seeds=1,,2": "--seeds", "--seeds=4294967296": "below 4294967296", "--seeds=0-2000000": "a million",
+    "--grid=2": "4x2", "--grid=0x1": "--grid", "--grid=65x1": "1 to 64", "--grid=2x2": "1 seeds do not fill a grid of 4",
+    "--device=gpu": "choose auto, cpu, cuda or mps", "--device=cuda:99": "cuda:99 is not available",
+    "--network=ffhq": "ffhq: no such file; known names: tiny-random", "--network=.": "a folder",
+    "--network=pyproject.toml": "pyproject.toml: not a pickle", "--network=http://localhost:x/y.pkl": "http://localhost:x/y.pkl",
+    "--cfg=cats": "shapenet", "--image_mode=depth": "image_raw", "--w-frames=0": "--w-frames", "--trunc=high": "--trunc",
+    "--nrr=1": "--nrr", "--sample_mult=0": "--sample_mult", "--interpolate=perhaps": "perhaps",
+    "--num-keyframes=0": "--num-keyframes", "--shuffle-seed=-1": "--shuffle-seed", "--frames=3": "--frames", "more": "more",
+    "--reload_modules=1 --trust": "--trust",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_mistakes(run, tmp_path, monkeypatch, typed):
+    """Values that do not exist; nothing is written."""
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "out"
+    fails(run(videos, "--network=tiny-random", *QUICK, "--seeds=0", f"--outdir={out}", *typed.split(" ")), MISTAKES[typed])
+    assert not out.exists() or os.listdir(out) == []
+
+
+@pytest.mark.parametrize("command", [samples, videos], ids=["samples", "videos"])
+@pytest.mark.parametrize("missing", ["network", "seeds", "outdir"])
+def test_missing_options(run, tmp_path, command, missing):
+    given = dict(network="tiny-random", seeds="0", outdir=tmp_path)
+    fails(run(command, *[f"--{name}={value}" for name, value in given.items() if name != missing]), f"--{missing}")
+
+
+@pytest.mark.parametrize("command", [samples, videos], ids=["samples", "videos"])
+def test_outdir_that_is_a_file(run, tmp_path, command):
+    """A file in the folder's place, or in its parent's."""
+    (tmp_path / "file").write_text("kept")
+    for outdir in (tmp_path / "file", tmp_path / "file" / "out"):
+        fails(run(command, "--network=tiny-random", "--device=cpu", "--seeds=0", f"--outdir={outdir}"), str(outdir))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("option, words", [
+    ("--fov-deg=0", ("--fov-deg",)), ("--fov-deg=180", ("--fov-deg",)), ("--shape-res=7", ("--shape-res",)),
+    ("--shape-format=.obj", ("--shape-format", ".mrc", ".ply")), ("--shapes=maybe", ("--shapes", "maybe")),
+    ("--trunc-cutoff=-1", ("--trunc-cutoff",))])
+def test_mistakes_of_samples(run, tmp_path, option, words):
+    fails(run(samples, "--network=tiny-random", "--device=cpu", "--seeds=0", f"--outdir={tmp_path / 'out'}", option), *words)
+
+
+def test_mistakes_that_show_late(run, tmp_path):
+    """With progress on the screen already: exit code 2, the error is the last line, and no film or surface is left."""
+    common = ("--network=tiny-random", "--device=cpu", "--seeds=0", f"--outdir={tmp_path}")
+    for command, more, words in (
+            (videos, ["--sample_mult=0.01"], "0 samples on a ray"),
+            (samples, ["--shapes", "--shape-res=8", "--shape-format=.ply"], "no surface")):
+        code, _, err = run(command, *common, *more)
+        assert code == 2 and err[-1].startswith("Error: ") and words in err[-1] and "Traceback" not in "".join(err)
+    assert os.listdir(tmp_path) == ["seed0000.png"]
+
+
+# ------------------------------------------------------------------------------------------------ trust
+
+@pytest.fixture
+def fork(tiny_path, tmp_path, monkeypatch):
+    """A network whose file carries source of its own, which leaves a mark where it is executed: (network, mark)."""
+    mark = tmp_path / "executed"
+    source = (ROOT / "training" / "triplane.py").read_text() + f"\nimport pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+    snapshot = pickles.load(tiny_path)
+    with monkeypatch.context() as patch:
+        patch.setitem(persistence._sources, "training.triplane", source)
+        pickles.save(snapshot, tmp_path / "fork.pkl")
+    return tmp_path / "fork.pkl", mark
+
+
+def test_only_trust_executes_what_a_file_carries(run, fork, tmp_path):
+    """Without --trust, with or without --reload_modules, the carried source stays text; the pictures are the same."""
+    network, mark = fork
+    sheets = []
+    for folder, flags in (("data", []), ("reloaded", ["--reload_modules=True"]), ("trusted", ["--trust"])):
+        code, _, err = run(
+            samples, f"--network={network}", "--device=cpu", "--seeds=0", f"--outdir={tmp_path / folder}", *flags)
+        assert code == 0, err
+        assert mark.exists() == (folder == "trusted")
+        sheets.append(np.asarray(PIL.Image.open(tmp_path / folder / "seed0000.png")))
+    assert np.array_equal(sheets[0], sheets[1]) and np.array_equal(sheets[0], sheets[2])
+
+
+def test_trust_and_reload_exclude_each_other(run, fork, tmp_path):
+    """They contradict; --reload_modules=false contradicts nothing. Nothing is executed before that is settled."""
+    network, mark = fork
+    common = (f"--network={network}", "--device=cpu", "--seeds=0", f"--outdir={tmp_path / 'out'}", "--trust")
+    for flag in ("--reload_modules", "--reload_modules=True"):
+        fails(run(samples, *common, flag), "--trust", "--reload_modules")
+    assert not mark.exists()
+    assert run(samples, *common, "--reload_modules=False")[0] == 0 and mark.exists()
+
+
+# ------------------------------------------------------------------------------------------------ interruption and help
+
+def test_interrupted_film_leaves_nothing(tmp_path):
+    """Ctrl-C in the middle of a film: exit code 130, no traceback, no file."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "gen_videos.py"), f"--outdir={tmp_path / 'out'}", "--seeds=0", "--network=tiny-random",
+         "--w-frames=5000"], env=ONE_THREAD, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # as on a terminal, wherever the tests run
+    try:
+        began = time.monotonic()
+        while not list((tmp_path / "out").glob(".*.mp4")) and process.poll() is None and time.monotonic() < began + 120:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Interrupted" in err.splitlines()[-1] and "Traceback" not in err
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("name", ["gen_samples.py", "gen_videos.py"])
+def test_help_of_scripts(tmp_path, name):
+    """From any folder; every option that the original has is listed."""
+    shown = script(name, "--help", cwd=tmp_path)
+    common = "network seeds trunc trunc-cutoff outdir reload_modules shapes"
+    more = dict(gen_samples="shape-res fov-deg shape-format",
+                gen_videos="shuffle-seed grid num-keyframes w-frames cfg image_mode sample_mult nrr interpolate")
+    assert [option for option in f"{common} {more[Path(name).stem]}".split() if f"--{option} " not in shown] == []
+
+
+def test_help_of_eg3d(run):
+    """One name for every command; without a command it tells which there are."""
+    for arguments in (["--help"], []):
+        code, out, err = run(main.eg3d, *arguments)
+        lines = [line.split()[0] for line in [*out.splitlines(), *err] if line.strip()]
+        assert code in (0, 2) and "samples" in lines and "videos" in lines
+    assert "--seeds" in run(main.eg3d, "samples", "--help")[1]
+
+
+def test_version(run):
+    """The installed version; in a mere checkout a line that says so."""
+    code, out, err = run(main.eg3d, "--version")
+    try:
+        assert code == 0 and importlib.metadata.version("eg3d") in out
+    except importlib.metadata.PackageNotFoundError:
+        assert len(out.splitlines()) + len(err) == 1
+
+
+def test_eg3d_runs_its_commands(run, tmp_path):
+    """eg3d samples and eg3d videos do what the scripts do, their mistakes included."""
+    common = ("--network=tiny-random", "--seeds=0", f"--outdir={tmp_path}")
+    assert run(main.eg3d, "videos", *common, *QUICK)[0] == 0 and os.listdir(tmp_path) == ["interpolation.mp4"]
+    fails(run(main.eg3d, "samples", *common, "--device=gpu"), "'gpu'")
+    fails(run(main.eg3d, "paint"), "paint")
+
+
+# ------------------------------------------------------------------------------------------------ option types
+
+@given(st.text(st.characters(codec="utf-8")) | st.text("0123456789-, "))
+@example("0-3,7")
+@example("9" * 5000)
+@example("٣")
+def test_any_text_as_seeds(text):
+    """Seeds that NumPy takes, or a message for the user."""
+    try:
+        seeds = options.SeedRange().convert(text, None, None)
+    except click.BadParameter as error:
+        assert error.message
+    else:
+        assert seeds and all(type(seed) is int and 0 <= seed < 2**32 for seed in (seeds[0], seeds[-1]))
+
+
+@given(st.text(st.characters(codec="utf-8")) | st.text("0123456789x, "))
+@example("4x2")
+@example("9" * 5000 + "x1")
+def test_any_text_as_grid(text):
+    """Columns and rows from 1 to 64, or a message for the user."""
+    try:
+        columns, rows = options.GridSize().convert(text, None, None)
+    except click.BadParameter as error:
+        assert error.message
+    else:
+        assert 1 <= columns <= 64 and 1 <= rows <= 64
+
+
+def test_seeds_and_grids():
+    """What the types make of what users write, the original's comma in grids included."""
+    seeds, grid = options.SeedRange().convert, options.GridSize().convert
+    assert seeds("0-3,7, 12", None, None) == [0, 1, 2, 3, 7, 12] and seeds("4294967295", None, None) == [2**32 - 1]
+    assert seeds([1], None, None) == [1]
+    assert grid("4x2", None, None) == grid("4,2", None, None) == grid((4, 2), None, None) == (4, 2)
