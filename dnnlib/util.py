@@ -59,11 +59,6 @@ def get_obj_by_name(name: str) -> Any:
     raise ImportError(f"{name!r} names no importable module")
 
 
-def call_func_by_name(*args: Any, func_name: str, **kwargs: Any) -> Any:
-    """Calls the function (or class) that `func_name` stands for."""
-    return get_obj_by_name(func_name)(*args, **kwargs)
-
-
 def construct_class_by_name(*args: Any, class_name: str, **kwargs: Any) -> Any:
     """Makes an object of the class that `class_name` stands for."""
     return get_obj_by_name(class_name)(*args, **kwargs)

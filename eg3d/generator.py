@@ -19,6 +19,7 @@ RELEASES = "https://api.ngc.nvidia.com/v2/models/nvidia/research/eg3d/versions/1
 RELEASED = ("ffhq512-64", "ffhq512-128", "ffhqrebalanced512-64", "ffhqrebalanced512-128", "afhqcats512-128",
             "shapenetcars128-64")
 
+NEEDED_OPTIONS = ("ray_start", "ray_end", "box_warp", "depth_resolution", "depth_resolution_importance")
 NEEDED = ("mapping", "synthesis", "rendering_kwargs", "z_dim", "backbone", "renderer", "decoder")
 
 
@@ -57,11 +58,8 @@ def load_snapshot(source: Union[str, os.PathLike], trust: bool = False) -> dict:
     if os.path.isdir(text):
         raise IsADirectoryError(f"{text}: a folder, not a network file")
     with open_url(text) as file:
-        data = file.read()
-    try:
-        return pickles.load(data, trust=trust)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source}: {str(error).removeprefix('checkpoint: ')}") from error
+        kept = f" (the download is kept as {file.name})" if text.startswith("http") else ""
+        return pickles.load(file, trust=trust, name=f"{source}{kept}")
 
 
 def load(source: Union[str, os.PathLike], device: Union[str, torch.device] = "auto", trust: bool = False) -> torch.nn.Module:
@@ -77,4 +75,7 @@ def load(source: Union[str, os.PathLike], device: Union[str, torch.device] = "au
         raise CheckpointError(f"{source}: holds {held}, but no G_ema")
     if not isinstance(G, torch.nn.Module) or not all(hasattr(G, name) for name in NEEDED):
         raise CheckpointError(f"{source}: holds a {type(G).__name__}, which is no tri-plane generator")
+    lacking = [key for key in NEEDED_OPTIONS if key not in G.rendering_kwargs]
+    if lacking:
+        raise CheckpointError(f"{source}: its rendering_kwargs lack {', '.join(lacking)}")
     return G.eval().requires_grad_(False).to(device)

@@ -23,7 +23,7 @@ def latent(G: torch.nn.Module, seed: int) -> Tensor:
     return torch.from_numpy(z).to(next(G.parameters()).device)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: who inverts a picture goes on from here with gradients
 def styles(G: torch.nn.Module, seed: int, psi: float = 1.0, cutoff: Optional[int] = DEFAULT_CUTOFF,
            condition: Optional[Tensor] = None) -> Tensor:
     """Styles ws [1, L, W] of a seed, truncated by `psi` in the first `cutoff` layers.

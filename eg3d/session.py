@@ -13,7 +13,7 @@ from typing import Dict, Optional
 import torch
 from torch import Tensor
 
-SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 22}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
+SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 20}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
 POINTS_AT_ONCE = 1 << 18  # of `density`
 
 
@@ -32,7 +32,7 @@ class Session:
         # A fork's generator, executed from its own source, may render in its own way: then only official calls are made.
         self.own_planes = hasattr(G, "planes") and hasattr(G, "render")
         with torch.inference_mode():
-            self.planes = G.planes(ws, noise_mode="const") if self.own_planes else None
+            self.planes = G.planes(ws, noise_mode="const") if self.own_planes else None  # else kept at the first call
 
     @torch.inference_mode()
     def render(self, c: Tensor, resolution: Optional[int] = None) -> Dict[str, Tensor]:
@@ -40,6 +40,8 @@ class Session:
 
         `resolution` of the raw rendering defaults to the network's.
         """
+        if c.shape != (1, 25):
+            raise ValueError(f"a picture is seen from one camera, a label of shape [1, 25], not {list(c.shape)}")
         resolution = resolution or self.G.neural_rendering_resolution
         c = c.to(self.device)
         if not self.own_planes:
@@ -47,6 +49,8 @@ class Session:
         options = dict(self.G.rendering_kwargs, **self.options)
         samples = int(options["depth_resolution"]) + int(options["depth_resolution_importance"])
         budget = SAMPLES_AT_ONCE.get(self.device.type, SAMPLES_AT_ONCE["cpu"])
+        if options.get("superresolution_noise_mode") == "random":
+            options["superresolution_noise_mode"] = "const"
         options.update(ray_chunk=max(1, budget // samples), generator=torch.Generator().manual_seed(self.seed))
         return self.G.render(self.planes, self.ws, c, resolution, rendering_options=options)
 
@@ -54,19 +58,24 @@ class Session:
         cuda = [self.device] if self.device.type == "cuda" else []
         with self._own_settings(self.options), torch.random.fork_rng(devices=cuda):
             torch.manual_seed(self.seed)
-            return self.G.synthesis(self.ws, c, neural_rendering_resolution=resolution, noise_mode="const")
+            self.G._last_planes = self.planes
+            pictures = self.G.synthesis(
+                self.ws, c, neural_rendering_resolution=resolution, noise_mode="const", cache_backbone=True,
+                use_cached_backbone=self.planes is not None)
+            self.planes = self.G._last_planes
+            return pictures
 
     @contextlib.contextmanager
     def _own_settings(self, options: dict):
         """A foreign network has no other place for options than itself: set for one call, then put back."""
         G = self.G
-        before = G.rendering_kwargs, G.neural_rendering_resolution
+        before = G.rendering_kwargs, G.neural_rendering_resolution, getattr(G, "_last_planes", None)
         G.rendering_kwargs = type(before[0])(before[0])
         G.rendering_kwargs.update(options)
         try:
             yield
         finally:
-            G.rendering_kwargs, G.neural_rendering_resolution = before
+            G.rendering_kwargs, G.neural_rendering_resolution, G._last_planes = before
 
     @torch.inference_mode()
     def density(self, points: Tensor) -> Tensor:

@@ -25,6 +25,10 @@ LABEL = "density field, x reversed"
 FORMATS = (".mrc", ".ply")
 
 
+class NoSurface(ValueError):
+    """The density nowhere crosses the level."""
+
+
 def density_grid(session: Session, resolution: int = 512) -> np.ndarray:
     """Densities float32 [resolution] * 3, indexed (x, y, z); its corners are the box's corners. Borders are emptied."""
     half = session.G.rendering_kwargs["box_warp"] / 2
@@ -43,7 +47,7 @@ def density_grid(session: Session, resolution: int = 512) -> np.ndarray:
 def save(grid: np.ndarray, box: float, path: Union[str, os.PathLike], level: float = LEVEL) -> None:
     """Writes a grid as volume (.mrc, the official order: x reversed) or its surface (.ply, world units).
 
-    Raises ValueError when no surface crosses the level.
+    Raises NoSurface when no surface crosses the level, ValueError for an unknown suffix.
     """
     suffix = Path(path).suffix
     spacing = box / (len(grid) - 1)
@@ -56,7 +60,7 @@ def save(grid: np.ndarray, box: float, path: Union[str, os.PathLike], level: flo
     if suffix != ".ply":
         raise ValueError(f"{path}: shapes are written as {' or '.join(FORMATS)}")
     if not grid.min() < level < grid.max():
-        raise ValueError(f"{path}: no surface, the density never crosses {level:g} (it reaches {grid.max():.3g})")
+        raise NoSurface(f"{path}: no surface, the density never crosses {level:g} (it reaches {grid.max():.3g})")
     vertices, faces, _, _ = skimage.measure.marching_cubes(grid, level, spacing=(spacing,) * 3, gradient_direction="ascent")
     with written_beside(path) as temporary:
         trimesh.Trimesh(vertices - box / 2, faces, process=False).export(temporary)

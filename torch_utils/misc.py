@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 import warnings
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -100,72 +100,84 @@ def copy_params_and_buffers(src_module: torch.nn.Module, dst_module: torch.nn.Mo
 
 
 def check_ddp_consistency(module: torch.nn.Module, ignore_regex: Optional[str] = None) -> None:
-    """Raises RuntimeError naming the first tensor that differs from rank 0's; every rank must call it."""
-    for name, tensor in named_params_and_buffers(module):
-        full_name = f"{type(module).__name__}.{name}"
-        if ignore_regex is not None and re.fullmatch(ignore_regex, full_name):
-            continue
-        own = tensor.detach()
-        if own.is_floating_point():
-            own = nan_to_num(own)
-        first = own.clone()
-        torch.distributed.broadcast(first, src=0)
-        if not torch.equal(own, first):
-            raise RuntimeError(f"{full_name} differs between rank 0 and rank {torch.distributed.get_rank()}")
+    """Raises RuntimeError, in every process, if a tensor is not the same in all of them; every process must call it.
+
+    `ignore_regex` leaves out names (Class.name) that it matches in full.
+    """
+    label = type(module).__name__
+    tensors = {f"{label}.{name}": tensor.detach() for name, tensor in named_params_and_buffers(module)
+               if ignore_regex is None or not re.fullmatch(ignore_regex, f"{label}.{name}")}
+    flags = []
+    for tensor in tensors.values():
+        mine = torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor
+        theirs = mine.clone()
+        torch.distributed.broadcast(theirs, src=0)
+        flags.append((mine != theirs).any())
+    differs = torch.stack(flags).to(torch.int32) if flags else torch.zeros(0, dtype=torch.int32)
+    torch.distributed.all_reduce(differs)
+    names = [name for name, count in zip(tensors, differs.tolist()) if count > 0]
+    if names:
+        raise RuntimeError(f"differs between processes: {', '.join(names)}")
 
 
 # ------------------------------------------------------------------------------------------------ summary
 
+class _Row(NamedTuple):
+    """A line of the summary."""
+
+    module: str
+    parameters: str
+    buffers: str
+    output: str
+    dtype: str
+
+
 def print_module_summary(module: torch.nn.Module, inputs: Iterable, max_nesting: int = 3, skip_redundant: bool = True) -> Any:
-    """Runs the module once and prints parameters, buffers and output shapes down to `max_nesting`; returns its outputs.
+    """Runs the module once and prints parameters, buffers and outputs of what it ran, `max_nesting` levels of calls deep.
 
-    `skip_redundant` leaves out submodules that add nothing to a line already printed.
+    `skip_redundant` leaves out submodules that add nothing to a line already printed. Returns the module's outputs.
     """
-    names = {child: name for name, child in module.named_modules()}
-    calls: List[Tuple[torch.nn.Module, List[Tensor]]] = []
-    depth = 0
+    ran: List[Tuple[str, torch.nn.Module, List[Tensor]]] = []
+    running: List[str] = []  # names of the modules that are being called, outermost first
 
-    def enter(_module, _inputs):
-        nonlocal depth
-        depth += 1
+    def before(name: str, _child, _args):
+        running.append(name)
 
-    def leave(child, _inputs, outputs):
-        nonlocal depth
-        depth -= 1
-        if depth <= max_nesting:
-            values = outputs.values() if isinstance(outputs, dict) else outputs
-            values = list(values) if isinstance(values, (list, tuple)) or isinstance(outputs, dict) else [outputs]
-            calls.append((child, [value for value in values if isinstance(value, Tensor)]))
+    def after(name: str, child: torch.nn.Module, _args, result: Any):
+        running.pop()
+        if len(running) <= max_nesting:
+            items = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else [result]
+            ran.append((name, child, [item for item in items if isinstance(item, Tensor)]))
 
-    hooks = [hook for child in names
-             for hook in (child.register_forward_pre_hook(enter), child.register_forward_hook(leave))]
+    hooks = []
+    for name, child in module.named_modules():
+        hooks.append(child.register_forward_pre_hook(functools.partial(before, name)))
+        hooks.append(child.register_forward_hook(functools.partial(after, name)))
     try:
         outputs = module(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
 
-    header = [type(module).__name__, "Parameters", "Buffers", "Output shape", "Datatype"]
-    rows, counted, shown = [], set(), set()
-    for child, results in calls:
-        parameters = [p for p in child.parameters() if id(p) not in counted]
-        buffers = [b for b in child.buffers() if id(b) not in counted]
-        counted.update(id(tensor) for tensor in parameters + buffers)
-        if skip_redundant and not parameters and not buffers and all(id(tensor) in shown for tensor in results):
+    seen: Set[int] = set()  # ids of tensors that a line has counted or shown
+
+    def fresh(tensors: Iterable[Tensor]) -> List[Tensor]:
+        new = [tensor for tensor in tensors if id(tensor) not in seen]
+        seen.update(map(id, new))
+        return new
+
+    rows, total = [], [0, 0]
+    for name, child, results in ran:
+        counts = [sum(t.numel() for t in fresh(group)) for group in (child.parameters(), child.buffers())]
+        new_results = fresh(results)
+        if skip_redundant and not any(counts) and not new_results:
             continue
-        shown.update(id(tensor) for tensor in results)
-        label = names[child] or "<top-level>"
-        sizes = [str(sum(t.numel() for t in group)) if group else "-" for group in (parameters, buffers)]
-        shapes = [str(list(t.shape)) for t in results] or ["-"]
-        types = [str(t.dtype).split(".")[-1] for t in results] or ["-"]
-        for index, (shape, kind) in enumerate(zip(shapes, types)):
-            own = [label, *sizes] if index == 0 else [f"{label}:{index}", "-", "-"]
-            rows.append([*own, shape, kind])
-    totals = [sum(int(row[i]) for row in rows if row[i] != "-") for i in (1, 2)]
-    rows.append(["Total", str(totals[0]), str(totals[1]), "-", "-"])
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    print()
-    for row in [header, ["-" * width for width in widths], *rows]:
+        total = [sum(pair) for pair in zip(total, counts)]
+        shown = [(str(tuple(t.shape)), str(t.dtype).replace("torch.", "")) for t in results] or [("-", "-")]
+        rows.append(_Row(name or type(module).__name__, *map(str, counts), *shown[0]))
+        rows += [_Row(f"  output {index}", "", "", *more) for index, more in enumerate(shown[1:], start=1)]
+    table = [_Row("module", "parameters", "buffers", "output", "dtype"), *rows, _Row("all", *map(str, total), "", "")]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    print()
     return outputs

@@ -106,7 +106,7 @@ def persistent_class(cls: type) -> type:
     cls._persistent = cls.__qualname__
     if cls.__module__.startswith(EMBEDDED):
         return cls  # what one load was trusted with is nothing that another load may use
-    with contextlib.suppress(OSError):  # a class typed at a prompt has no source: it works, and pickling it says so
+    with contextlib.suppress(OSError, TypeError):  # a class typed at a prompt has no source: it works, and pickling it says so
         _classes[cls.__name__, _module_source(cls.__module__)] = cls
     return cls
 
@@ -183,7 +183,12 @@ def rebuild(record: Record, path: str = "") -> Any:
         obj.__dict__.update(record.state)
         return obj
     args, kwargs = record.state.get("_init_args", ()), record.state.get("_init_kwargs", {})
-    _check_arguments([args, kwargs], path or record.class_name)
+    try:
+        arguments = inspect.signature(cls).bind_partial(*args, **kwargs).arguments
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path or record.class_name}: this {record.class_name} was made by other code ({error}); {REMEDY}") from error
+    _check_arguments(arguments, path or record.class_name)
     try:
         with torch.device("meta"):  # no memory, no random draws: every tensor comes from the file
             module = cls(*args, **kwargs)
@@ -264,6 +269,8 @@ def _fill(module: torch.nn.Module, state: Mapping, path: str, problems: List[str
                 problems.append(f"{prefix}{name} is no tensor")
             elif have.shape != want.shape:
                 problems.append(f"{prefix}{name} has shape {list(have.shape)}, expected {list(want.shape)}")
+            elif have.dtype != want.dtype:
+                problems.append(f"{prefix}{name} is {have.dtype}, expected {want.dtype}")
             else:
                 own[name] = make(have)
 
@@ -275,14 +282,14 @@ def _fill(module: torch.nn.Module, state: Mapping, path: str, problems: List[str
         child = children[name]
         inner = child.state if isinstance(child, Record) else getattr(child, "__dict__", {})
         _fill(known[name], inner, prefix + name, problems)
-    _carry_attributes(module, state)
+    _carry_attributes(module, state, prefix, problems)
 
 
 def _as_parameter(tensor: torch.Tensor) -> torch.nn.Parameter:
     return torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
 
 
-def _carry_attributes(module: torch.nn.Module, state: Mapping) -> None:
+def _carry_attributes(module: torch.nn.Module, state: Mapping, prefix: str, problems: List[str]) -> None:
     """Takes over plain attributes that the class has too: what was set on the object after its construction."""
     for key, value in state.items():
         if key in _MODULE_INTERNALS or key.startswith("_") or key not in module.__dict__:
@@ -294,6 +301,9 @@ def _carry_attributes(module: torch.nn.Module, state: Mapping) -> None:
         if isinstance(own, torch.Tensor):
             if isinstance(value, torch.Tensor) and value.shape == own.shape:
                 module.__dict__[key] = value.detach().to(own.device)
+            else:
+                found = f"has shape {list(value.shape)}" if isinstance(value, torch.Tensor) else "is no tensor"
+                problems.append(f"{prefix}{key} {found}, expected {list(own.shape)}")
         elif all(item is None or isinstance(item, (bool, int, float, str, dict, list, tuple)) for _, item in _walk(value)):
             module.__dict__[key] = value
 

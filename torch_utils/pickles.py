@@ -16,8 +16,9 @@ import math
 import os
 import pickle
 import pickletools
+import re
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Tuple, Union
+from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -33,13 +34,15 @@ LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 Source = Union[str, os.PathLike, bytes, BinaryIO]
 
 
-def load(source: Source, trust: bool = False) -> Any:
+def load(source: Source, trust: bool = False, name: Optional[str] = None) -> Any:
     """Reads a checkpoint from a path, bytes or an open binary file; tensors come to the CPU.
 
-    Returns what the file holds, usually a dict with G, D, G_ema. `trust=True` executes the code it carries.
+    Returns what the file holds, usually a dict with G, D, G_ema. `trust=True` executes the code it carries. `name` is what
+    messages call the source.
     Raises CheckpointError, whose message starts with the file's name and says what is wrong, and OSError.
     """
-    name, data = _read(source)
+    found, data = _read(source)
+    name = found if name is None else name
     try:
         reject_other_formats(data)
         return _load_trusted(data) if trust else _finish(_Machine(io.BytesIO(data)).run(), "", {})
@@ -48,9 +51,8 @@ def load(source: Source, trust: bool = False) -> Any:
     except RecursionError as error:
         raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
     except Exception as error:
-        if trust:
-            raise
-        raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
+        reason = f"the code it carries failed ({type(error).__name__}: {error})" if trust else f"truncated or damaged ({error})"
+        raise CheckpointError(f"{name}: {reason}") from error
 
 
 def save(obj: Any, path: Union[str, os.PathLike]) -> None:
@@ -84,7 +86,7 @@ def reject_other_formats(data: bytes) -> None:
         raise CheckpointError("written by torch.save, not an EG3D snapshot, which is a plain pickle")
     if data[:1] == b"\x80" and data[1:2] > bytes([NEWEST_PROTOCOL]):
         raise CheckpointError(f"pickle protocol {data[1]} is newer than this program knows ({NEWEST_PROTOCOL})")
-    if data[:1] not in (b"\x80", b"(", b"}", b"]", b"c"):
+    if not re.match(rb"\x80|[(][dlt]|[(]i?\w|[}\]]|c[\w.]+\n[\w.]+\n", data):
         raise CheckpointError("not a pickle, so no EG3D snapshot")
 
 
@@ -121,8 +123,9 @@ MARK = _Mark()
 class _Machine:
     """Runs a pickle's instructions on a stack of data. See the standard library's pickletools for what each one means."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: io.BytesIO):
         self.stream = stream
+        self.budget = len(stream.getbuffer())  # bytes that calls may still copy: a file holds each byte once
         self.stack: List[Any] = []
         self.memo: Dict[int, Any] = {}
 
@@ -170,7 +173,7 @@ class _Machine:
             stack.append(_allowed(Global(module, attribute)))
         elif name in ("REDUCE", "NEWOBJ"):
             function, arguments = self.pop(2)
-            stack.append(_call(function, arguments))
+            stack.append(self.call(function, arguments))
         elif name == "BUILD":
             target, state = stack[-2], self.pop(1)[0]
             if not isinstance(target, (Record, _DType)):
@@ -183,6 +186,14 @@ class _Machine:
             self.pop(1)
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise CheckpointError(f"uses the pickle instruction {name}, which no snapshot does")
+
+    def call(self, name: Any, arguments: Any) -> Any:
+        if not isinstance(name, Global) or not isinstance(arguments, tuple):
+            raise CheckpointError("calls something that is no function")
+        self.budget -= sum(len(item) for item in arguments if isinstance(item, (bytes, str)))
+        if self.budget < 0:
+            raise CheckpointError("damaged: unfolds to more than it holds")
+        return Record(str(name)) if name in STORED_BY_NAME else _FUNCTIONS[name](*arguments)
 
     def pop(self, count: int) -> List[Any]:
         if len(self.stack) < count:
@@ -241,14 +252,6 @@ def _allowed(name: Global) -> Global:
     raise CheckpointError(f"asks for {name}, which no EG3D snapshot needs; nothing was executed; {REMEDY}")
 
 
-def _call(name: Any, arguments: Any) -> Any:
-    if not isinstance(name, Global) or not isinstance(arguments, tuple):
-        raise CheckpointError("calls something that is no function")
-    if name in STORED_BY_NAME:
-        return Record(str(name))
-    return _FUNCTIONS[name](*arguments)
-
-
 # ------------------------------------------------------------------------------------------------ what a pickle may call
 
 def _persistent(meta: Any) -> Record:
@@ -268,11 +271,16 @@ _ELEMENTS = dict(FloatStorage=torch.float32, DoubleStorage=torch.float64, HalfSt
 
 
 class _StorageMachine(_Machine):
-    """Follows the pickles that PyTorch writes for a storage: plain values, and one description of a storage."""
+    """Follows the pickles that PyTorch writes for a storage: plain values, and one description of a storage.
+
+    This is a weights-only load, like torch.load(weights_only=True), which however reserves what a file merely claims.
+    """
 
     def step(self, name: str, argument: Any) -> None:
         if name == "BINPERSID":
-            _word, kind, _key, _location, numel, *_view = self.pop(1)[0]
+            _word, kind, _key, _location, numel, *view = self.pop(1)[0]
+            if type(kind) is not str or type(numel) is not int or view not in ([], [None]):
+                raise CheckpointError("a tensor's data is not described as PyTorch does")
             self.stack.append((kind, numel))
         elif name == "GLOBAL":
             module, _, kind = argument.partition(" ")
@@ -295,7 +303,7 @@ def _storage(data: bytes) -> _Storage:
         raise CheckpointError("written on a big-endian machine, which is not supported")
     dtype = _ELEMENTS[kind]
     start = stream.tell() + 8
-    if type(numel) is not int or numel < 0 or numel * dtype.itemsize > len(data) - start:
+    if numel < 0 or numel * dtype.itemsize > len(data) - start:
         raise CheckpointError(f"a tensor claims {numel} elements but brings {len(data) - start} bytes")
     if numel == 0:
         return _Storage(torch.empty(0, dtype=dtype))
@@ -327,8 +335,8 @@ class _DType:
     """numpy.dtype as a pickle describes it; only plain numbers."""
 
     def __init__(self, code: str, *_flags):
-        if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-            raise CheckpointError(f"a NumPy value of type {code!r}, which is no number")
+        if not isinstance(code, str) or code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
+            raise CheckpointError("a NumPy value that is no number")
         self.code = code
 
 
@@ -341,8 +349,8 @@ def _numpy_scalar(dtype: Any, data: Any) -> Any:
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise CheckpointError(f"asks for the encoding {encoding!r}, which no snapshot does")
+    if not isinstance(text, str) or not isinstance(encoding, str) or encoding != "latin1":
+        raise CheckpointError("asks for an encoding that no snapshot uses")
     return text.encode("latin1")
 
 
@@ -350,8 +358,8 @@ def _container(kind: type) -> Callable:
     def make(*items):
         if len(items) > 1 or not all(isinstance(item, (list, tuple, dict)) for item in items):
             raise CheckpointError("truncated or damaged")
-        if kind is set:
-            _keys(*items)
+        for item in items:
+            _keys(item if kind is set else item.keys() if isinstance(item, dict) else [pair[0] for pair in item])
         return kind(*items)
     return make
 
@@ -380,6 +388,8 @@ def _finish(value: Any, path: str, done: Dict[int, Any]) -> Any:
         if value.meta is None:
             raise CheckpointError(f"holds a bare {value.class_name}, not a network")
         done[id(value)] = persistence.rebuild(value, path)
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, (Record, dict, list, tuple)) for item in value):
+        done[id(value)] = type(value)(_finish(item, f"{path}[{index}]", done) for index, item in enumerate(value))
     elif isinstance(value, dict):
         finished = type(value)()
         done[id(value)] = finished

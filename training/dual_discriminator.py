@@ -64,7 +64,7 @@ class _PairDiscriminator(Discriminator):
 class DualDiscriminator(_PairDiscriminator):
     """The discriminator of every released network; `disc_c_noise` perturbs labels by that share of their spread."""
 
-    def __init__(self, c_dim, img_resolution, img_channels, disc_c_noise=0, **discriminator_kwargs):
+    def __init__(self, c_dim, img_resolution, img_channels, *, disc_c_noise=0, **discriminator_kwargs):
         super().__init__(c_dim, img_resolution, img_channels, **discriminator_kwargs)
         self.disc_c_noise = disc_c_noise
 

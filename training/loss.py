@@ -94,10 +94,9 @@ class StyleGAN2Loss:
                 self._regularize_density(batch)
         else:
             regularized = plan.regularized and self.r1_gamma > 0
-            if plan.adversarial:
-                self._show_fakes(batch)
+            fake_loss = self._show_fakes(batch) if plan.adversarial else None
             if plan.adversarial or regularized:
-                self._show_reals(batch, plan.adversarial, regularized)
+                self._show_reals(batch, fake_loss, regularized)
 
     def _batch(self, real_img, real_c, gen_z, gen_c, gain, cur_nimg) -> Batch:
         resolution = schedules.rendering_resolution(
@@ -172,24 +171,26 @@ class StyleGAN2Loss:
 
     # -------------------------------------------------------------------------------------------- D
 
-    def _show_fakes(self, batch: Batch) -> None:
+    def _show_fakes(self, batch: Batch) -> Tensor:
+        """Returns the loss, for the statistics."""
         fakes = self._generate(batch, update_emas=True)
         logits = self._score(self._seen(fakes, batch.blur), batch.gen_c, update_emas=True)
         _report_scores("fake", logits)
         loss = F.softplus(logits)
-        self._fake_loss = loss.detach()
         (loss.mean() * batch.gain).backward()
+        return loss.detach()
 
-    def _show_reals(self, batch: Batch, adversarial: bool, regularized: bool) -> None:
+    def _show_reals(self, batch: Batch, fake_loss: Optional[Tensor], regularized: bool) -> None:
+        """The adversarial half if there is a loss of fakes to go with it, and R1."""
         # R1 is taken at what D sees, so its second derivative passes through neither blur nor augmentation.
         seen = self._seen(batch.real, batch.blur)
         seen = {key: picture.detach().requires_grad_(regularized) for key, picture in seen.items()}
         logits = self._score(seen, batch.real_c)
         _report_scores("real", logits)
         total = torch.zeros([], device=self.device)
-        if adversarial:
+        if fake_loss is not None:
             loss = F.softplus(-logits)
-            training_stats.report("Loss/D/loss", self._fake_loss + loss)
+            training_stats.report("Loss/D/loss", fake_loss + loss)
             total = total + loss
         if regularized:
             penalty = regularizers.r1_penalty(logits, [seen["image"], seen["image_raw"]][: 1 + self.dual_discrimination])

@@ -23,9 +23,9 @@ MOMENT_EPS = 1e-8  # under the root, when a latent or a filter is normalized
 RESIDUAL_GAIN = math.sqrt(0.5)  # keeps the variance of a sum of two branches
 
 
-def normalize_2nd_moment(x, dim=1, eps=MOMENT_EPS):
-    """Divides by the root mean square along `dim`."""
-    return x * torch.rsqrt(x.square().mean(dim=dim, keepdim=True) + eps)
+def _unit_rms(x):
+    """Divides each row of [N, size] by its root mean square."""
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + MOMENT_EPS)
 
 
 def modulated_conv2d(
@@ -77,7 +77,8 @@ def modulated_conv2d(
 
 @persistence.persistent_class
 class FullyConnectedLayer(torch.nn.Module):
-    """activation(x W^T + b); the stored weight is `lr_multiplier` times too small a step, hence trained that much slower."""
+    """activation(x W^T + b). Weights are stored divided by `lr_multiplier` and scaled back at run time, so that a step of the
+    optimizer counts that much."""
 
     def __init__(self, in_features, out_features, bias=True, activation="linear", lr_multiplier=1, bias_init=0):
         super().__init__()
@@ -162,14 +163,15 @@ class MappingNetwork(torch.nn.Module):
         self.num_ws = num_ws
         self.num_layers = num_layers
         self.w_avg_beta = w_avg_beta
-        embedded = 0 if c_dim == 0 else w_dim if embed_features is None else embed_features
-        hidden = w_dim if layer_features is None else layer_features
-        widths = [z_dim + embedded] + [hidden] * (num_layers - 1) + [w_dim]
+        width = z_dim
         if c_dim > 0:
-            self.embed = FullyConnectedLayer(c_dim, embedded)
+            self.embed = FullyConnectedLayer(c_dim, w_dim if embed_features is None else embed_features)
+            width += self.embed.out_features
         for index in range(num_layers):
-            layer = FullyConnectedLayer(
-                widths[index], widths[index + 1], activation=activation, lr_multiplier=lr_multiplier)
+            last = index == num_layers - 1
+            layer = FullyConnectedLayer(width, w_dim if last or layer_features is None else layer_features,
+                                        activation=activation, lr_multiplier=lr_multiplier)
+            width = layer.out_features
             setattr(self, f"fc{index}", layer)
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
@@ -177,15 +179,15 @@ class MappingNetwork(torch.nn.Module):
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, update_emas=False):
         parts = []
         if self.z_dim > 0:
-            parts.append(normalize_2nd_moment(z.to(torch.float32)))
+            parts.append(_unit_rms(z.to(torch.float32)))
         if self.c_dim > 0:
-            parts.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
+            parts.append(_unit_rms(self.embed(c.to(torch.float32))))
         w = torch.cat(parts, dim=1)
         for index in range(self.num_layers):
             w = getattr(self, f"fc{index}")(w)
 
         if update_emas and self.w_avg_beta is not None:
-            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+            self.w_avg.lerp_(w.detach().mean(dim=0), 1 - self.w_avg_beta)
         if self.num_ws is None:
             return w
         ws = w[:, None, :].repeat(1, self.num_ws, 1)
@@ -326,7 +328,7 @@ class SynthesisBlock(torch.nn.Module):
         layer_kwargs = dict(layer_kwargs, fused_modconv=fused)
 
         if self.in_channels == 0:
-            x = self.const.to(dtype=dtype, memory_format=layout)[None].repeat(ws.shape[0], 1, 1, 1)
+            x = self.const[None].repeat(ws.shape[0], 1, 1, 1).to(dtype=dtype, memory_format=layout)
             x = self.conv1(x, styles.pop(0), **layer_kwargs)
         else:
             x = x.to(dtype=dtype, memory_format=layout)
@@ -366,6 +368,11 @@ def _resolutions(img_resolution):
     return [2**level for level in range(2, img_resolution.bit_length())]
 
 
+def _width(resolution, channel_base, channel_max):
+    """Channels of the features at a resolution."""
+    return min(channel_base // resolution, channel_max)
+
+
 def _runs_in_half(resolution, img_resolution, num_fp16_res):
     """Whether a block is among the num_fp16_res highest resolutions; the 4x4 block never runs in half precision."""
     return resolution > 4 and resolution * 2**num_fp16_res > img_resolution
@@ -386,10 +393,10 @@ class SynthesisNetwork(torch.nn.Module):
         self.num_ws = 0
         channels = 0
         for res in self.block_resolutions:
-            narrower = channels
-            channels = min(channel_base // res, channel_max)
+            coarser = channels
+            channels = _width(res, channel_base, channel_max)
             block = SynthesisBlock(
-                narrower, channels, w_dim=w_dim, resolution=res, img_channels=img_channels,
+                coarser, channels, w_dim=w_dim, resolution=res, img_channels=img_channels,
                 is_last=res == img_resolution, use_fp16=_runs_in_half(res, img_resolution, num_fp16_res), **block_kwargs)
             setattr(self, f"b{res}", block)
             self.num_ws += block.num_conv
@@ -500,7 +507,7 @@ class MinibatchStdLayer(torch.nn.Module):
 
     def forward(self, x):
         batch, channels, height, width = x.shape
-        group = batch if self.group_size is None else min(self.group_size, batch)
+        group = max(batch if self.group_size is None else min(self.group_size, batch), 1)
         if batch % group:
             raise ValueError(f"a batch of {batch} is no multiple of the minibatch-std group of {group}")
         # Sample n belongs to group n mod (N / group); channels form num_channels sets that are averaged over.
@@ -565,23 +572,23 @@ class Discriminator(torch.nn.Module):
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.block_resolutions = _resolutions(img_resolution)[:0:-1]
-        width = {res: min(channel_base // res, channel_max) for res in [*self.block_resolutions, 4]}
-        if c_dim == 0:
-            cmap_dim = 0
-        elif cmap_dim is None:
-            cmap_dim = width[4]
-        shared = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
-        layers = 0
+        everywhere = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
+        entering, first_layer = 0, 0  # channels, and the layer's number, at which the next block begins
         for res in self.block_resolutions:
+            half = _runs_in_half(res, img_resolution, num_fp16_res)
+            here, leaving = [_width(r, channel_base, channel_max) for r in (res, res // 2)]
             block = DiscriminatorBlock(
-                width[res] if res < img_resolution else 0, width[res], width[res // 2], resolution=res,
-                first_layer_idx=layers, use_fp16=_runs_in_half(res, img_resolution, num_fp16_res), **block_kwargs, **shared)
+                entering, here, leaving, resolution=res, first_layer_idx=first_layer, use_fp16=half, **everywhere,
+                **block_kwargs)
             setattr(self, f"b{res}", block)
-            layers += block.num_layers
+            entering, first_layer = leaving, first_layer + block.num_layers
+        projected = 0  # features that the label is compared with
+        narrow = _width(4, channel_base, channel_max)
         if c_dim > 0:
+            projected = narrow if cmap_dim is None else cmap_dim
             self.mapping = MappingNetwork(
-                z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs)
-        self.b4 = DiscriminatorEpilogue(width[4], cmap_dim=cmap_dim, resolution=4, **epilogue_kwargs, **shared)
+                z_dim=0, c_dim=c_dim, w_dim=projected, num_ws=None, w_avg_beta=None, **mapping_kwargs)
+        self.b4 = DiscriminatorEpilogue(narrow, cmap_dim=projected, resolution=4, **everywhere, **epilogue_kwargs)
 
     def forward(self, img, c, update_emas=False, **block_kwargs):
         x = None

@@ -48,5 +48,5 @@ def monotonicity(sigma_at: Field, batch: int, step: float, extent: float, device
 
 def r1_penalty(logits: Tensor, pictures: Sequence[Tensor]) -> Tensor:
     """Squared norm of d logits / d pictures, one value a sample, with a graph for its own gradient."""
-    gradients = torch.autograd.grad(outputs=[logits.sum()], inputs=list(pictures), create_graph=True, only_inputs=True)
+    gradients = torch.autograd.grad(outputs=[logits.sum()], inputs=list(pictures), create_graph=True)
     return sum(gradient.square().sum(dim=(1, 2, 3)) for gradient in gradients)

@@ -21,9 +21,13 @@ CLAMP = 256  # half precision overflows beyond 65504; fixed at construction, so 
 class SynthesisBlockNoUp(torch.nn.Module):
     """A 'skip' block of StyleGAN2 that keeps the size: conv0, conv1, toRGB."""
 
-    def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, resample_filter=(1, 3, 3, 1),
-                 conv_clamp=256, use_fp16=False, fp16_channels_last=False, fused_modconv_default=True, **layer_kwargs):
+    def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture="skip",
+                 resample_filter=(1, 3, 3, 1), conv_clamp=256, use_fp16=False, fp16_channels_last=False,
+                 fused_modconv_default=True, **layer_kwargs):
         super().__init__()
+        if architecture != "skip":
+            raise ValueError(f"architecture={architecture!r}: a block that keeps the size is always skip")
+        self.architecture = architecture
         self.in_channels = in_channels
         self.w_dim = w_dim
         self.resolution = resolution
@@ -95,16 +99,16 @@ class _Official(_Superresolution):
 
     input_resolution = 128
     stages = ()  # (resolution, channels) of each block
-    antialias = True
+    antialias = True  # where sr_antialias asks for it
     owns_filter = True
     new_arguments = dict(w_dim=512)
 
-    def __init__(self, channels, img_resolution, sr_num_fp16_res, sr_antialias=None, num_fp16_res=4, conv_clamp=None,
+    def __init__(self, channels, img_resolution, sr_num_fp16_res, sr_antialias=True, num_fp16_res=4, conv_clamp=None,
                  channel_base=None, channel_max=None, w_dim=512, **block_kwargs):
         output = self.stages[-1][0]
         if img_resolution != output:
             raise ValueError(f"{type(self).__name__} makes {output}x{output} pictures, not {img_resolution}x{img_resolution}")
-        antialias = self.antialias if sr_antialias is None else sr_antialias
+        antialias = self.antialias and sr_antialias
         super().__init__(self.stages, channels, self.input_resolution, sr_num_fp16_res, antialias, w_dim, block_kwargs)
         if self.owns_filter:
             self.register_buffer("resample_filter", upfirdn2d.setup_filter([1, 3, 3, 1]))
@@ -115,7 +119,6 @@ class SuperresolutionHybrid8X(_Official):
     """64 (resized to 128) -> 512."""
 
     stages = ((256, 128), (512, 64))
-    only_smaller = True
 
 
 @persistence.persistent_class

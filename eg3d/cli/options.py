@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import signal
 import sys
 from typing import Callable, List, Tuple
 
 import click
-
-from torch_utils.persistence import CheckpointError
 
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130
@@ -52,6 +51,16 @@ class GridSize(click.ParamType):
         return int(match[1]), int(match[2])
 
 
+class Finite(click.FloatRange):
+    """A number, neither infinite nor NaN."""
+
+    def convert(self, value, param, ctx) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
 def switch(name: str, default: bool, **kwargs) -> Callable:
     """An option that is true when given, and takes a value like --name=false as the official commands do."""
     return click.option(name, type=bool, default=default, is_flag=False, flag_value=True, metavar="[BOOL]", **kwargs)
@@ -66,10 +75,13 @@ def network_options(command: Callable) -> Callable:
     @switch("--reload_modules", False, help="Use this project's code, not the file's: already so without --trust.")
     @functools.wraps(command)
     def wrapper(network, device, trust, reload_modules, **kwargs):
-        from eg3d import generator  # PyTorch is imported only when a command really runs
+        import torch  # here, so that --help need not wait for it
+
+        from eg3d import generator
 
         if trust and reload_modules:
             raise click.UsageError("--trust runs the code in the file, --reload_modules does not: give one of them")
+        torch.backends.cudnn.allow_tf32 = False  # the official pictures are full precision
         click.echo(f"Loading {network} ...", err=True)
         return command(G=generator.load(network, device=device, trust=trust), **kwargs)
 
@@ -83,10 +95,14 @@ def run(command: click.Command) -> None:
         sys.exit(command.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         message = error.format_message()
-    except (CheckpointError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # a CheckpointError is a ValueError
         message = str(error)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted: nothing half-written was left.", err=True)
         sys.exit(INTERRUPTED)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which need not be imported yet
+            raise
+        message = "the device has too little memory: choose --device=cpu, or less --nrr or --sample_mult"
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(USER_ERROR)

@@ -16,7 +16,8 @@ FOCALS = {"ffhq": "FFHQ_FOCAL", "afhq": "FFHQ_FOCAL", "shapenet": "SHAPENET_FOCA
 @click.option("--grid", type=options.GridSize(), default="1x1", show_default=True, help="Columns and rows, like 4x2.")
 @click.option("--num-keyframes", type=click.IntRange(min=1), help="Seeds of each cell; by default all are used once.")
 @click.option("--w-frames", type=click.IntRange(min=1), default=120, show_default=True, help="Frames between keyframes.")
-@click.option("--trunc", "psi", type=float, default=1.0, show_default=True, help="Truncation psi: below 1, closer to the mean.")
+@click.option("--trunc", "psi", type=options.Finite(), default=1.0, show_default=True,
+              help="Truncation psi: below 1, closer to the mean.")
 @click.option("--trunc-cutoff", "cutoff", type=click.IntRange(min=0), default=14, show_default=True,
               help="Layers that truncation reaches; 0 switches it off.")
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="FOLDER")
@@ -24,7 +25,7 @@ FOCALS = {"ffhq": "FFHQ_FOCAL", "afhq": "FFHQ_FOCAL", "shapenet": "SHAPENET_FOCA
               help="The data whose focal length to film with; by default the network's.")
 @click.option("--image_mode", "mode", type=click.Choice(["image", "image_depth", "image_raw"]), default="image",
               show_default=True, help="The final picture, the depth, or the rendering before super-resolution.")
-@click.option("--sample_mult", "multiplier", type=click.FloatRange(0, 64, min_open=True), default=2, show_default=True,
+@click.option("--sample_mult", "multiplier", type=options.Finite(0, 64, min_open=True), default=2, show_default=True,
               help="Multiplies the samples along each ray.")
 @click.option("--nrr", "resolution", type=click.IntRange(8, 1024),
               help="Neural rendering resolution; by default the network's.")
@@ -38,6 +39,8 @@ def videos(G, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, interp
     from eg3d import cameras, video
 
     columns, rows = grid
+    if not interpolate and (grid != (1, 1) or num_keyframes or shuffle_seed is not None):
+        raise click.UsageError("--interpolate=false films each seed alone: leave out --grid, --num-keyframes, --shuffle-seed")
     look["focal"] = getattr(cameras, FOCALS[cfg.lower()]) if cfg else None
     if interpolate:
         films = {"interpolation.mp4": (video.assign_seeds(seeds, columns * rows, num_keyframes, shuffle_seed), columns)}

@@ -58,7 +58,6 @@ def test_get_obj_by_name():
     assert util.get_obj_by_name("dnnlib.util.EasyDict") is dnnlib.EasyDict
     assert util.get_obj_by_name("dnnlib.EasyDict.fromkeys")(["a"]) == {"a": None}
     assert util.get_obj_by_name("os.path.join") is os.path.join
-    assert util.call_func_by_name("a", "b", func_name="os.path.join") == os.path.join("a", "b")
     made = util.construct_class_by_name(1, 2, class_name="fractions.Fraction")
     assert made == util.construct_class_by_name(class_name="fractions.Fraction", numerator=1, denominator=2)
 

@@ -14,6 +14,7 @@ import mrcfile
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from eg3d.cli import main, options
 from eg3d.cli.samples import samples
 from eg3d.cli.videos import videos
 from torch_utils import images, persistence, pickles
+from torch_utils.persistence import CheckpointError
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = dict(os.environ, OMP_NUM_THREADS="1")
@@ -154,6 +156,7 @@ MISTAKES = {  # what is typed -> words of the message
     "--network=ffhq": "ffhq: no such file; known names: tiny-random", "--network=.": "a folder",
     "--network=pyproject.toml": "pyproject.toml: not a pickle", "--network=http://localhost:x/y.pkl": "http://localhost:x/y.pkl",
     "--cfg=cats": "shapenet", "--image_mode=depth": "image_raw", "--w-frames=0": "--w-frames", "--trunc=high": "--trunc",
+    "--trunc=nan": "--trunc", "--trunc=inf": "--trunc", "--sample_mult=nan": "--sample_mult",
     "--nrr=1": "--nrr", "--sample_mult=0": "--sample_mult", "--interpolate=perhaps": "perhaps",
     "--num-keyframes=0": "--num-keyframes", "--shuffle-seed=-1": "--shuffle-seed", "--frames=3": "--frames", "more": "more",
     "--reload_modules=1 --trust": "--trust",
@@ -186,7 +189,8 @@ def test_outdir_that_is_a_file(run, tmp_path, command):
 
 
 @pytest.mark.parametrize("option, words", [
-    ("--fov-deg=0", ("--fov-deg",)), ("--fov-deg=180", ("--fov-deg",)), ("--shape-res=7", ("--shape-res",)),
+    ("--fov-deg=0", ("--fov-deg",)), ("--fov-deg=180", ("--fov-deg",)), ("--fov-deg=nan", ("--fov-deg",)),
+    ("--trunc=nan", ("--trunc",)), ("--trunc=-inf", ("--trunc",)), ("--shape-res=7", ("--shape-res",)),
     ("--shape-format=.obj", ("--shape-format", ".mrc", ".ply")), ("--shapes=maybe", ("--shapes", "maybe")),
     ("--trunc-cutoff=-1", ("--trunc-cutoff",))])
 def test_mistakes_of_samples(run, tmp_path, option, words):
@@ -194,14 +198,48 @@ def test_mistakes_of_samples(run, tmp_path, option, words):
 
 
 def test_mistakes_that_show_late(run, tmp_path):
-    """With progress on the screen already: exit code 2, the error is the last line, and no film or surface is left."""
-    common = ("--network=tiny-random", "--device=cpu", "--seeds=0", f"--outdir={tmp_path}")
-    for command, more, words in (
-            (videos, ["--sample_mult=0.01"], "0 samples on a ray"),
-            (samples, ["--shapes", "--shape-res=8", "--shape-format=.ply"], "no surface")):
-        code, _, err = run(command, *common, *more)
-        assert code == 2 and err[-1].startswith("Error: ") and words in err[-1] and "Traceback" not in "".join(err)
-    assert os.listdir(tmp_path) == ["seed0000.png"]
+    """With progress on the screen already: exit code 2, the error is the last line, and no film is left."""
+    code, _, err = run(videos, "--network=tiny-random", *QUICK, "--seeds=0", "--sample_mult=0.01", f"--outdir={tmp_path}")
+    assert code == 2 and err[-1].startswith("Error: ") and "0 samples on a ray" in err[-1] and os.listdir(tmp_path) == []
+
+
+def test_seeds_without_surface(run, tmp_path):
+    """A density that nowhere crosses the level is an error that names each seed, after all pictures were made."""
+    code, _, err = run(samples, "--network=tiny-random", "--device=cpu", "--seeds=0-1", "--shapes", "--shape-res=8",
+                       "--shape-format=.ply", f"--outdir={tmp_path}")
+    assert code == 2 and sorted(os.listdir(tmp_path)) == ["seed0000.png", "seed0001.png"]
+    assert err[-1].startswith("Error: ") and all(f"seed000{seed}.ply: no surface" in err[-1] for seed in range(2))
+
+
+@pytest.mark.parametrize("option", ["--grid=2x1", "--num-keyframes=2", "--shuffle-seed=0"])
+def test_options_of_one_film_only(run, tmp_path, option):
+    """What arranges seeds in a film is refused where each seed gets its own."""
+    fails(run(videos, "--network=tiny-random", *QUICK, "--seeds=0-1", f"--outdir={tmp_path}", "--interpolate=false", option),
+          "--interpolate", option.split("=")[0])
+
+
+@pytest.mark.parametrize("error, code", [
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), 2), (OSError("no space\nleft"), 2),
+    (ValueError("a\nb"), 2), (CheckpointError("damaged"), 2), (KeyboardInterrupt(), 130), (EOFError(), 130), (click.Abort(), 130)],
+    ids=lambda value: type(value).__name__)
+def test_how_commands_end(run, error, code):
+    """Whatever the user or the machine may cause ends in one line without traceback."""
+    @click.command()
+    def command():
+        raise error
+
+    ended, _, err = run(command)
+    assert ended == code and len(err) == 1 and err[0].startswith("Error: " if code == 2 else "Interrupted")
+
+
+def test_our_own_mistakes_are_not_hidden(run):
+    """An error that nobody foresaw shows where it happened."""
+    @click.command()
+    def command():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(command)
 
 
 # ------------------------------------------------------------------------------------------------ trust

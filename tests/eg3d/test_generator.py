@@ -52,12 +52,15 @@ def test_a_network_without_its_snapshot(tiny_path, tmp_path):
     assert generator.load(path, device="cpu").z_dim == 64
 
 
-def test_ready_for_inference(tiny_path):
-    """Every module is in eval mode, no tensor wants a gradient, all are on the device."""
-    G = generator.load(tiny_path, device="cpu")
-    assert not any(module.training for module in G.modules())
-    assert not any(parameter.requires_grad for parameter in G.parameters())
-    assert {tensor.device.type for tensor in [*G.parameters(), *G.buffers()]} == {"cpu"}
+def test_ready_for_inference(tiny_path, tmp_path):
+    """Saved while training or not: every module is in eval mode, no tensor wants a gradient, all are on the device."""
+    training = pickles.load(tiny_path)["G_ema"].train().requires_grad_(True)
+    pickles.save(dict(G_ema=training), tmp_path / "training.pkl")
+    for path in (tiny_path, tmp_path / "training.pkl"):
+        G = generator.load(path, device="cpu")
+        assert not any(module.training for module in G.modules())
+        assert not any(parameter.requires_grad for parameter in G.parameters())
+        assert {tensor.device.type for tensor in [*G.parameters(), *G.buffers()]} == {"cpu"}
 
 
 def test_whole_snapshot(tiny_path):

@@ -42,6 +42,7 @@ class Fork(torch.nn.Module):
         for name in ("z_dim", "rendering_kwargs", "neural_rendering_resolution"):
             setattr(self, name, getattr(network, name))
         self.rendering_kwargs = copy.deepcopy(network.rendering_kwargs)
+        self._last_planes = None
         self.seen = []
 
     def synthesis(self, ws, c, neural_rendering_resolution=None, update_emas=False, cache_backbone=False,
@@ -51,8 +52,12 @@ class Fork(torch.nn.Module):
         if neural_rendering_resolution == 13:
             raise RuntimeError("unlucky")
         inner = self._inner[0]
-        inner.rendering_kwargs = self.rendering_kwargs
-        return inner.synthesis(ws, c, neural_rendering_resolution=self.neural_rendering_resolution, **synthesis_kwargs)
+        inner.rendering_kwargs, inner._last_planes = self.rendering_kwargs, self._last_planes
+        shown = inner.synthesis(
+            ws, c, neural_rendering_resolution=self.neural_rendering_resolution, cache_backbone=cache_backbone,
+            use_cached_backbone=use_cached_backbone, **synthesis_kwargs)
+        self._last_planes = inner._last_planes
+        return shown
 
     def sample_mixed(self, coordinates, directions, ws, truncation_psi=1, truncation_cutoff=None, update_emas=False,
                      **synthesis_kwargs):
@@ -86,18 +91,27 @@ def test_resolution_of_the_network(G, ws, c):
     assert Session(G, ws).render(c)["image_depth"].shape[-1] == G.neural_rendering_resolution
 
 
-def test_planes_are_computed_once(G, ws, c, points):
-    """Views and densities cost no pass through the backbone after the first."""
-    calls = []
-    hook = G.backbone.synthesis.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        identity = Session(G, ws)
-        identity.render(c, SIZE)
-        identity.render(c, SIZE * 2)
+@pytest.mark.parametrize("kind", [copy.deepcopy, Fork], ids=["own", "fork"])
+def test_planes_are_computed_once(kind, G, ws, c, points):
+    """Views cost no pass through the backbone after the first; of this project's networks, densities neither."""
+    network, calls = kind(G), []
+    inner = network if kind is copy.deepcopy else network._inner[0]
+    inner.backbone.synthesis.register_forward_hook(lambda *_: calls.append(1))
+    identity = Session(network, ws)
+    identity.render(c, SIZE)
+    identity.render(c, SIZE * 2)
+    if kind is copy.deepcopy:
         identity.density(points)
-    finally:
-        hook.remove()
     assert len(calls) == 1
+
+
+def test_sessions_of_a_fork_do_not_mix(G, ws, c):
+    """Two identities of one foreign network, shown in turn: each its own planes."""
+    fork, other = Fork(G), sampling.styles(G, 4)
+    first, second = Session(fork, ws), Session(fork, other)
+    for _ in range(2):
+        same(first.render(c, SIZE), Session(G, ws).render(c, SIZE))
+        same(second.render(c, SIZE), Session(G, other).render(c, SIZE))
 
 
 def test_same_seed_same_picture(G, ws, c):
@@ -131,6 +145,12 @@ def test_options_of_a_session(G, ws, c):
 def test_one_identity_a_session(G, ws):
     with pytest.raises(ValueError, match="one identity, not 2"):
         Session(G, ws.repeat(2, 1, 1))
+
+
+def test_one_camera_a_picture(G, ws, c):
+    """Two labels at once are refused in words, not by the inside of the renderer."""
+    with pytest.raises(ValueError, match=r"one camera.*not \[2, 25\]"):
+        Session(G, ws).render(c.repeat(2, 1), SIZE)
 
 
 # ------------------------------------------------------------------------------------------------ densities
