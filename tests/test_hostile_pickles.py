@@ -78,14 +78,15 @@ def double_dict(get):
     return b"}(" + plain("a") + get + plain("b") + get + b"u"
 
 
-def storage_bytes(numel=4, data=bytes(16), first=None):
+def storage_bytes(numel=4, data=bytes(16), first=None, kind=None):
     """What PyTorch writes for a storage: magic number, protocol, system, description, keys, data."""
+    count = numel if isinstance(numel, bytes) else plain(numel)
     system = dict(protocol_version=1001, little_endian=True, type_sizes=dict(short=2, int=4, long=4))
-    description = (b"(" + plain("storage") + name("torch", "FloatStorage") + plain("0") + plain("cpu") + plain(numel)
-                   + b"NtQ")
+    kind = name("torch", "FloatStorage") if kind is None else kind
+    description = b"(" + plain("storage") + kind + plain("0") + plain("cpu") + count + b"NtQ"
     opening = plain(0x1950A86A20F9469CFC6C) if first is None else first
     pickled = [opening, plain(1001), plain(system), description, plain(["0"])]
-    return b"".join(map(program, pickled)) + struct.pack("<q", numel) + data
+    return b"".join(map(program, pickled)) + struct.pack("<q", len(data) // 4) + data
 
 
 def tensor(size=(2, 2), stride=(2, 1), stored=None):
@@ -304,6 +305,16 @@ def bombs():
         "tuples that double": program(mapping(G_ema=tuples)),
         "tuples that double, as a key": program(b"}" + tuples + b"Ns"),
         "tuples that double, in a set": program(call(name("builtins", "set"), b"](" + tuples + b"e")),
+        "tuples that double, as a key of an OrderedDict": program(
+            call(name("collections", "OrderedDict"), b"](" + tuples + plain(1) + b"\x86e")),
+        "tuples that double, as a kind of elements": program(tensor(stored=storage_bytes(kind=tuples))),
+        "lists that double, as a number of elements": program(tensor(stored=storage_bytes(numel=lists))),
+        "lists that double, as a NumPy type": program(call(name("numpy", "dtype"), lists)),
+        "lists that double, as an encoding": program(call(name("_codecs", "encode"), plain("a"), lists)),
+        "the same bytes a thousand times": program(
+            b"](" + plain(storage_bytes(250_000, bytes(10**6))) + b"q\x00"
+            + name("torch.storage", "_load_from_bytes") + b"q\x01"
+            + b"h\x01h\x00\x85R" * 1000 + b"e"),
         "tuples that double, as a name": program(tuples + plain("system") + b"\x93", protocol=4),
         "lists that double, in arguments": program(layer(_init_kwargs=mapping(in_features=plain(2), out_features=lists))),
         "lists that double, in positional arguments": program(layer(_init_args=b"(" + lists + b"t")),
@@ -330,6 +341,8 @@ def bombs():
         "text of ten billion bytes": program(b"\x8d" + struct.pack("<Q", TEN_BILLION), protocol=4),
         "frame of ten billion bytes": program(b"\x95" + struct.pack("<Q", TEN_BILLION) + b"}", protocol=4),
         "buffer inside a tensor's bytes": program(tensor(stored=storage_bytes(first=buffer))),
+        "a million layers by position": program(
+            persistent("MappingNetwork", _init_args=plain((16, 25, 32, 6, 10**6)), _init_kwargs=b"}")),
         "a billion layers": program(persistent("MappingNetwork", _init_args=plain(()), _init_kwargs=layers)),
         "endless resolution": program(generator(
             plane_resolution=plain(2**100_000),
@@ -477,6 +490,31 @@ def test_tensors_that_do_not_fit_are_named(tiny_path):
     del conv.more
     del networks["D"].b4.mbstd
     refusal(pickle.dumps(networks), r"D\.b4\.mbstd is missing")
+
+
+def test_plane_axes_that_do_not_fit_are_named(tiny_path):
+    """They decide the pictures as much as any tensor of the state."""
+    networks = pickles.load(tiny_path)
+    networks["G_ema"].renderer.plane_axes = torch.eye(3).repeat(4, 1, 1)
+    refusal(pickle.dumps(networks), r"G_ema\.renderer\.plane_axes has shape \[4, 3, 3\], expected \[3, 3, 3\]")
+
+
+def test_tensors_of_another_precision_are_named(tiny_path):
+    networks = pickles.load(tiny_path)
+    networks["G_ema"].half()
+    refusal(pickle.dumps(networks), r"G_ema\.\S+ is torch.float16, expected torch.float32")
+
+
+def test_networks_in_a_list(tiny_path):
+    """Rebuilt there as in a dict."""
+    networks = pickles.load(pickle.dumps([pickles.load(tiny_path)["D"]]))
+    assert type(networks[0]).__name__ == "DualDiscriminator"
+
+
+def test_text_is_no_pickle():
+    """Not even one whose letters are instructions, and nobody is told to trust it."""
+    message = refusal(b"config:\n  foo: bar\n", "not a pickle")
+    assert "--trust" not in str(message)
 
 
 def test_tensors_of_other_kinds_are_named():

@@ -147,6 +147,17 @@ def test_one_identity_a_session(G, ws):
         Session(G, ws.repeat(2, 1, 1))
 
 
+def test_noise_is_const_in_superresolution(G, ws, c):
+    """A network that was trained with random noise there gives the same picture twice."""
+    noisy = copy.deepcopy(G)
+    noisy.rendering_kwargs["superresolution_noise_mode"] = "random"
+    for layer in noisy.superresolution.modules():
+        if hasattr(layer, "noise_strength"):
+            torch.nn.init.ones_(layer.noise_strength)
+    first, second = [Session(noisy, ws).render(c, SIZE)["image"] for _ in range(2)]
+    assert torch.equal(first, second)
+
+
 def test_one_camera_a_picture(G, ws, c):
     """Two labels at once are refused in words, not by the inside of the renderer."""
     with pytest.raises(ValueError, match=r"one camera.*not \[2, 25\]"):

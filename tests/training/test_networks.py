@@ -113,6 +113,15 @@ def test_official_superresolution_refuses(name, made, asked):
         getattr(superresolution, "SuperresolutionHybrid" + name)(channels=4, img_resolution=asked, sr_num_fp16_res=0)
 
 
+@pytest.mark.parametrize("name, size, made", [("8X", 256, 512), ("8XDC", 256, 512), ("2X", 128, 128)])
+def test_large_features_are_resized_too(name, size, made):
+    """8X, 8XDC and 2X make one size whatever is rendered; the others resize smaller features only."""
+    net = getattr(superresolution, "SuperresolutionHybrid" + name)(channels=4, img_resolution=made, sr_num_fp16_res=0, w_dim=8)
+    with torch.no_grad():
+        picture = net(torch.zeros(1, 3, size, size), torch.zeros(1, 4, size, size), torch.zeros(1, 1, 8), noise_mode="none")
+    assert picture.shape == (1, 3, made, made)
+
+
 def test_clamps_act_with_half_precision_only():
     """A clamp of 256 belongs to modules that may run in half precision, on every device: then each of the two toRGB layers
     adds at most 256, so that pictures from different features differ by at most 1024."""
