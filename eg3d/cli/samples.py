@@ -10,7 +10,7 @@ from eg3d.cli import options
 @click.command("samples")
 @options.network_options
 @click.option("--seeds", type=options.SeedRange(), required=True, help="Like 0-3,7.")
-@click.option("--trunc", "psi", type=options.Finite(), default=1.0, show_default=True,
+@click.option("--trunc", "psi", type=options.Finite(-100, 100), default=1.0, show_default=True,
               help="Truncation psi: below 1, closer to the mean.")
 @click.option("--trunc-cutoff", "cutoff", type=click.IntRange(min=0), default=14, show_default=True,
               help="Layers that truncation reaches.")

@@ -16,7 +16,7 @@ FOCALS = {"ffhq": "FFHQ_FOCAL", "afhq": "FFHQ_FOCAL", "shapenet": "SHAPENET_FOCA
 @click.option("--grid", type=options.GridSize(), default="1x1", show_default=True, help="Columns and rows, like 4x2.")
 @click.option("--num-keyframes", type=click.IntRange(min=1), help="Seeds of each cell; by default all are used once.")
 @click.option("--w-frames", type=click.IntRange(min=1), default=120, show_default=True, help="Frames between keyframes.")
-@click.option("--trunc", "psi", type=options.Finite(), default=1.0, show_default=True,
+@click.option("--trunc", "psi", type=options.Finite(-100, 100), default=1.0, show_default=True,
               help="Truncation psi: below 1, closer to the mean.")
 @click.option("--trunc-cutoff", "cutoff", type=click.IntRange(min=0), default=14, show_default=True,
               help="Layers that truncation reaches; 0 switches it off.")
