@@ -51,8 +51,8 @@ class Cell:
     def __init__(self, G: torch.nn.Module, seeds: Sequence[int], psi: float, cutoff: int, condition: Tensor, options: dict):
         self.G, self.seed, self.options = G, seeds[0], options
         keys = torch.cat([sampling.styles(G, seed, psi, cutoff, condition) for seed in seeds])
-        self.fixed = len(set(seeds)) == 1
-        self._session: Optional[Session] = Session(G, keys[:1], self.seed, options) if self.fixed else None
+        fixed = len(set(seeds)) == 1
+        self._session: Optional[Session] = Session(G, keys[:1], self.seed, options) if fixed else None
         self._curve = interpolated_styles(keys)
 
     def at(self, position: float) -> Session:

@@ -183,25 +183,20 @@ def rebuild(record: Record, path: str = "") -> Any:
         obj.__dict__.update(record.state)
         return obj
     args, kwargs = record.state.get("_init_args", ()), record.state.get("_init_kwargs", {})
+    label = path or record.class_name
     try:
-        arguments = inspect.signature(cls).bind_partial(*args, **kwargs).arguments
-    except TypeError as error:
-        raise CheckpointError(
-            f"{path or record.class_name}: this {record.class_name} was made by other code ({error}); {REMEDY}") from error
-    _check_arguments(arguments, path or record.class_name)
-    try:
+        _check_arguments(inspect.signature(cls).bind_partial(*args, **kwargs).arguments, label)
         with torch.device("meta"):  # no memory, no random draws: every tensor comes from the file
             module = cls(*args, **kwargs)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a constructor says about arguments that were meant for other code
-        raise CheckpointError(
-            f"{path or record.class_name}: this {record.class_name} was made by other code ({error}); {REMEDY}") from error
+        raise CheckpointError(f"{label}: this {record.class_name} was made by other code ({error}); {REMEDY}") from error
     problems: List[str] = []
     try:
         _fill(module, record.state, path, problems)
     except (AttributeError, TypeError) as error:
-        raise CheckpointError(f"damaged: {path or record.class_name} has no state of a module ({error})") from error
+        raise CheckpointError(f"damaged: {label} has no state of a module ({error})") from error
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise CheckpointError(f"does not fit this {record.class_name}: {', '.join(problems[:4])}{more}; {REMEDY}")

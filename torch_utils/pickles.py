@@ -44,7 +44,7 @@ def load(source: Source, trust: bool = False, name: Optional[str] = None) -> Any
     found, data = _read(source)
     name = found if name is None else name
     try:
-        reject_other_formats(data)
+        _reject_other_formats(data)
         return _load_trusted(data) if trust else _finish(_Machine(io.BytesIO(data)).run(), "", {})
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
@@ -69,7 +69,7 @@ def _read(source: Source) -> Tuple[str, bytes]:
     return os.fspath(source), Path(source).read_bytes()
 
 
-def reject_other_formats(data: bytes) -> None:
+def _reject_other_formats(data: bytes) -> None:
     """Raises CheckpointError with one line for files that are often mistaken for a checkpoint."""
     head = data[:256].lstrip()
     if not data:
