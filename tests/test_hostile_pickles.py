@@ -399,7 +399,7 @@ def verdicts(tmp_path_factory):
 HARMLESS = {  # where nothing unfolds them
     "lists that double", "dicts that double", "tuples that double", "dict that holds itself", "huge memo index",
     "huge memo index as text", "lists nested a hundred thousand deep", "number of a million bytes",
-    "frame of ten billion bytes"}
+    "frame of ten billion bytes", "the same bytes a thousand times"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, to survive what it tests")

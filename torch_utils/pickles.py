@@ -11,6 +11,7 @@ With `trust=True` Python's own unpickler runs instead and executes the source th
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import math
 import os
@@ -18,7 +19,7 @@ import pickle
 import pickletools
 import re
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from torch_utils import persistence
 from torch_utils.persistence import REMEDY, CheckpointError, Record
 
 NEWEST_PROTOCOL = 5
+HEAD = 256  # bytes that tell one format from another
 # torch.save began its files with this magic number.
 LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 Source = Union[str, os.PathLike, bytes, BinaryIO]
@@ -41,18 +43,19 @@ def load(source: Source, trust: bool = False, name: Optional[str] = None) -> Any
     messages call the source.
     Raises CheckpointError, whose message starts with the file's name and says what is wrong, and OSError.
     """
-    found, data = _read(source)
-    name = found if name is None else name
-    try:
-        _reject_other_formats(data)
-        return _load_trusted(data) if trust else _finish(_Machine(io.BytesIO(data)).run(), "", {})
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
-    except Exception as error:
-        reason = f"the code it carries failed ({type(error).__name__}: {error})" if trust else f"truncated or damaged ({error})"
-        raise CheckpointError(f"{name}: {reason}") from error
+    name = _name(source) if name is None else name
+    with _stream(source) as stream:
+        try:
+            size = _rest(stream)
+            _reject_other_formats(_head(stream), size)
+            return _load_trusted(stream) if trust else _finish(_Machine(stream, size).run(), "", {})
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        except RecursionError as error:
+            raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+        except Exception as error:
+            reason = f"the code it carries failed ({type(error).__name__}: {error})" if trust else f"truncated or damaged ({error})"
+            raise CheckpointError(f"{name}: {reason}") from error
 
 
 def save(obj: Any, path: Union[str, os.PathLike]) -> None:
@@ -61,17 +64,42 @@ def save(obj: Any, path: Union[str, os.PathLike]) -> None:
         pickle.dump(obj, file, protocol=4)
 
 
-def _read(source: Source) -> Tuple[str, bytes]:
+def _name(source: Source) -> str:
     if isinstance(source, bytes):
-        return "checkpoint", source
-    if hasattr(source, "read"):
-        return str(getattr(source, "name", "checkpoint")), source.read()
-    return os.fspath(source), Path(source).read_bytes()
+        return "checkpoint"
+    return str(getattr(source, "name", "checkpoint")) if hasattr(source, "read") else os.fspath(source)
 
 
-def _reject_other_formats(data: bytes) -> None:
-    """Raises CheckpointError with one line for files that are often mistaken for a checkpoint."""
-    head = data[:256].lstrip()
+@contextlib.contextmanager
+def _stream(source: Source) -> Iterator[BinaryIO]:
+    """The source as a stream that can be rewound; what the caller opened stays open."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+    elif not hasattr(source, "read"):
+        with open(source, "rb") as file:
+            yield file
+    else:
+        yield source if source.seekable() else io.BytesIO(source.read())
+
+
+def _rest(stream: BinaryIO) -> int:
+    """Bytes from here to the end."""
+    here = stream.tell()
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(here)
+    return end - here
+
+
+def _head(stream: BinaryIO) -> bytes:
+    here = stream.tell()
+    head = stream.read(HEAD)
+    stream.seek(here)
+    return head
+
+
+def _reject_other_formats(data: bytes, size: int) -> None:
+    """Raises CheckpointError with one line for files that are often mistaken for a checkpoint; `data` is how one begins."""
+    head = data.lstrip()
     if not data:
         raise CheckpointError("the file is empty")
     if head.startswith(b"version https://git-lfs"):
@@ -80,7 +108,7 @@ def _reject_other_formats(data: bytes) -> None:
         raise CheckpointError("a web page, not a checkpoint: the download was answered by a page, fetch the file itself")
     if data[:2] == b"PK":
         raise CheckpointError("a zip archive (torch.save or a data set), not an EG3D snapshot, which is a plain pickle")
-    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < size:
         raise CheckpointError("a safetensors file, not an EG3D snapshot, which is a pickle")
     if data.startswith(LEGACY_TORCH):
         raise CheckpointError("written by torch.save, not an EG3D snapshot, which is a plain pickle")
@@ -117,15 +145,23 @@ class _Mark:
     """The pickle machine's MARK."""
 
 
+class _Packed:
+    """Bytes that may be a tensor's data; given up when they have become one, though the machine remembers them."""
+
+    def __init__(self, data: bytes):
+        self.data = data
+        self.storage: Optional[_Storage] = None
+
+
 MARK = _Mark()
 
 
 class _Machine:
     """Runs a pickle's instructions on a stack of data. See the standard library's pickletools for what each one means."""
 
-    def __init__(self, stream: io.BytesIO):
+    def __init__(self, stream: BinaryIO, size: int):
         self.stream = stream
-        self.budget = len(stream.getbuffer())  # bytes that calls may still copy: a file holds each byte once
+        self.budget = size  # bytes that calls may still copy: a file holds each byte once
         self.stack: List[Any] = []
         self.memo: Dict[int, Any] = {}
 
@@ -148,6 +184,8 @@ class _Machine:
         stack = self.stack
         if name in _LITERALS:
             stack.append(argument)
+        elif name in ("BINBYTES", "BINBYTES8"):
+            stack.append(_Packed(argument))
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _TUPLES:
@@ -215,7 +253,7 @@ class _Machine:
 
 _LITERALS = frozenset((
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"))
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES"))
 _CONSTANTS = dict(
     NONE=lambda: None, NEWTRUE=lambda: True, NEWFALSE=lambda: False, EMPTY_LIST=list, EMPTY_TUPLE=tuple, EMPTY_DICT=dict,
     EMPTY_SET=set, MARK=lambda: MARK)
@@ -293,12 +331,20 @@ class _StorageMachine(_Machine):
             super().step(name, argument)
 
 
-def _storage(data: bytes) -> _Storage:
+def _storage(packed: Any) -> _Storage:
     """The tensor data that PyTorch packs into bytes of its own: five pickles, the number of elements, the elements."""
-    if not isinstance(data, bytes):
+    if isinstance(packed, bytes):
+        return _unpacked(packed)
+    if not isinstance(packed, _Packed):
         raise CheckpointError("damaged: a tensor without data")
+    if packed.storage is None:
+        packed.storage, packed.data = _unpacked(packed.data), b""
+    return packed.storage
+
+
+def _unpacked(data: bytes) -> _Storage:
     stream = io.BytesIO(data)
-    _magic, _protocol, system, (kind, numel), _names = [_StorageMachine(stream).run() for _ in range(5)]
+    _magic, _protocol, system, (kind, numel), _names = [_StorageMachine(stream, len(data)).run() for _ in range(5)]
     if not system.get("little_endian", True):
         raise CheckpointError("written on a big-endian machine, which is not supported")
     dtype = _ELEMENTS[kind]
@@ -307,7 +353,8 @@ def _storage(data: bytes) -> _Storage:
         raise CheckpointError(f"a tensor claims {numel} elements but brings {len(data) - start} bytes")
     if numel == 0:
         return _Storage(torch.empty(0, dtype=dtype))
-    return _Storage(torch.frombuffer(bytearray(data[start : start + numel * dtype.itemsize]), dtype=dtype))
+    elements = memoryview(data)[start : start + numel * dtype.itemsize]
+    return _Storage(torch.frombuffer(bytearray(elements), dtype=dtype))
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, requires_grad: bool = False, *_hooks) -> torch.Tensor:
@@ -384,11 +431,13 @@ def _finish(value: Any, path: str, done: Dict[int, Any]) -> Any:
     """Rebuilds the persistent objects of the pickled value and of a dict's items; what was one object stays one."""
     if id(value) in done:
         return done[id(value)]
+    if isinstance(value, _Packed):
+        return value.data
     if isinstance(value, Record):
         if value.meta is None:
             raise CheckpointError(f"holds a bare {value.class_name}, not a network")
         done[id(value)] = persistence.rebuild(value, path)
-    elif isinstance(value, (list, tuple)) and any(isinstance(item, (Record, dict, list, tuple)) for item in value):
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, (Record, _Packed, dict, list, tuple)) for item in value):
         done[id(value)] = type(value)(_finish(item, f"{path}[{index}]", done) for index, item in enumerate(value))
     elif isinstance(value, dict):
         finished = type(value)()
@@ -414,9 +463,9 @@ class _TrustedUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _load_trusted(data: bytes) -> Any:
+def _load_trusted(stream: BinaryIO) -> Any:
     try:
-        return _TrustedUnpickler(io.BytesIO(data)).load()
+        return _TrustedUnpickler(stream).load()
     except (EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"truncated or damaged ({error})") from error
     except (ImportError, AttributeError) as error:
