@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Dict, Union
+from typing import Any, Dict, Union
 
 import torch
 
 from dnnlib.util import is_url, open_url
-from torch_utils import pickles
+from torch_utils import pickles, tensor_files
 from torch_utils.persistence import CheckpointError
 
 SHIPPED = Path(__file__).parent / "networks"
@@ -43,12 +43,8 @@ def choose_device(name: Union[str, torch.device] = "auto") -> torch.device:
     return device
 
 
-def load_snapshot(source: Union[str, os.PathLike], trust: bool = False) -> dict:
-    """Reads a snapshot (a path, a URL or a name of `names()`) with all it holds; every tensor is on the CPU.
-
-    `trust=True` executes the code in the file: for networks of forks, from people you trust.
-    Raises CheckpointError or OSError with one line.
-    """
+def find(source: Union[str, os.PathLike]) -> str:
+    """The path or URL that a path, a URL or a name of `names()` stands for. Raises OSError where there is none."""
     text = os.fspath(source)
     if not os.path.exists(text) and not is_url(text):
         known = names()
@@ -57,9 +53,33 @@ def load_snapshot(source: Union[str, os.PathLike], trust: bool = False) -> dict:
         text = known[text]
     if os.path.isdir(text):
         raise IsADirectoryError(f"{text}: a folder, not a network file")
+    return text
+
+
+def load_snapshot(source: Union[str, os.PathLike], trust: bool = False) -> dict:
+    """Reads a snapshot, .pkl or .safetensors (a path, a URL or a name of `names()`) with all it holds, on the CPU.
+
+    `trust=True` executes the code in a .pkl: for networks of forks, from people you trust.
+    Raises CheckpointError or OSError with one line.
+    """
+    text = find(source)
     with open_url(text) as file:
         kept = f" (the download is kept as {file.name})" if text.startswith("http") else ""
+        if tensor_files.is_tensor_file(file.name):
+            return tensor_files.load(file.name, name=f"{source}{kept}")
         return pickles.load(file, trust=trust, name=f"{source}{kept}")
+
+
+def save_snapshot(snapshot: Any, path: Union[str, os.PathLike]) -> None:
+    """Writes a snapshot, or one network, as .pkl (official) or .safetensors; complete, or not at all.
+
+    Raises ValueError for another suffix, CheckpointError for what .safetensors does not hold.
+    """
+    writers = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
+    suffix = Path(path).suffix
+    if suffix not in writers:
+        raise ValueError(f"{path}: networks are written as {' or '.join(writers)}")
+    writers[suffix](snapshot, path)
 
 
 def load(source: Union[str, os.PathLike], device: Union[str, torch.device] = "auto", trust: bool = False) -> torch.nn.Module:
@@ -68,7 +88,14 @@ def load(source: Union[str, os.PathLike], device: Union[str, torch.device] = "au
     `source` and `trust` as in `load_snapshot`. Raises CheckpointError or OSError with one line, ValueError for the device.
     """
     device = choose_device(device)
-    snapshot = load_snapshot(source, trust=trust)
+    return generator_of(load_snapshot(source, trust=trust), source).to(device)
+
+
+def generator_of(snapshot: Any, source: Union[str, os.PathLike]) -> torch.nn.Module:
+    """The generator of a snapshot (its G_ema, or the snapshot itself), ready for inference, where it is.
+
+    Raises CheckpointError, which begins with `source`, when there is none that can be rendered.
+    """
     G = snapshot.get("G_ema") if isinstance(snapshot, dict) else snapshot
     if G is None:
         held = ", ".join(map(str, snapshot)) if snapshot else "nothing"
@@ -78,4 +105,4 @@ def load(source: Union[str, os.PathLike], device: Union[str, torch.device] = "au
     lacking = [key for key in NEEDED_OPTIONS if key not in G.rendering_kwargs]
     if lacking:
         raise CheckpointError(f"{source}: its rendering_kwargs lack {', '.join(lacking)}")
-    return G.eval().requires_grad_(False).to(device)
+    return G.eval().requires_grad_(False)

@@ -1,42 +1,56 @@
-"""One identity, seen from anywhere: its planes are computed once, each view costs rendering and super-resolution only.
+"""Identities, seen from anywhere: their planes are computed once, each view costs rendering and super-resolution only.
 
 A picture depends on network, styles, camera and `seed` alone: noise is the stored pattern, and the jitter of depths comes
-from a generator that starts from `seed` for every picture. So a cell of a grid, or one frame of a film, equals the picture
-made alone on the same machine.
+from a generator that starts from `seed` for every picture. So a cell of a grid, or one frame of a film, is the picture made
+alone on the same machine (to the last bit when rendered alone; to rounding when a batch is rendered together).
+
+Notation: N identities, M points, L styles, W style size.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import Dict, Optional
+from typing import Dict, Iterator, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 20}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
-POINTS_AT_ONCE = 1 << 18  # of `density`
+POINTS_AT_ONCE = 1 << 17  # of `decode`
 
 
 class Session:
-    """Renders one identity, styles `ws` [1, L, W], of a generator.
+    """Renders identities, styles `ws` [N, L, W], of a generator.
 
-    `rendering_options` go over the network's own for this session; the network itself is not changed.
+    `seed` is one for all, or a sequence with one for each. `rendering_options` go over the network's own for this session;
+    the network itself is not changed.
     """
 
-    def __init__(self, G: torch.nn.Module, ws: Tensor, seed: int = 0, rendering_options: Optional[dict] = None):
-        if ws.shape[0] != 1:
-            raise ValueError(f"a session renders one identity, not {ws.shape[0]}")
-        self.G, self.ws, self.seed = G, ws, seed
+    def __init__(self, G: torch.nn.Module, ws: Tensor, seed: Union[int, Sequence[int]] = 0,
+                 rendering_options: Optional[dict] = None):
+        self.seeds = [seed] * len(ws) if isinstance(seed, int) else list(seed)
+        if len(self.seeds) != len(ws):
+            raise ValueError(f"{len(self.seeds)} seeds for {len(ws)} identities")
+        self.G, self.ws = G, ws
         self.options = dict(rendering_options or {})
         self.device = ws.device
         # A fork's generator, executed from its own source, may render in its own way: then only official calls are made.
         self.own_planes = hasattr(G, "planes") and hasattr(G, "render")
         with torch.inference_mode():
-            self.planes = G.planes(ws, noise_mode="const") if self.own_planes else None  # else kept at the first call
+            # A fork's are kept at the first call, one by one.
+            self.planes = G.planes(ws, noise_mode="const") if self.own_planes else [None] * len(ws)
+
+    @property
+    def box(self) -> float:
+        """Side of the box that the planes span."""
+        return self._all_options()["box_warp"]
+
+    def _all_options(self) -> dict:
+        return dict(self.G.rendering_kwargs, **self.options)
 
     @torch.inference_mode()
     def render(self, c: Tensor, resolution: Optional[int] = None) -> Dict[str, Tensor]:
-        """The identity from a camera c [1, 25]: image [1, 3, R, R], image_raw [1, 3, r, r], image_depth [1, 1, r, r].
+        """The identities from one camera c [1, 25]: image [N, 3, R, R], image_raw [N, 3, r, r], image_depth [N, 1, r, r].
 
         `resolution` of the raw rendering defaults to the network's.
         """
@@ -45,28 +59,30 @@ class Session:
         resolution = resolution or self.G.neural_rendering_resolution
         c = c.to(self.device)
         if not self.own_planes:
-            return self._official_render(c, resolution)
-        options = dict(self.G.rendering_kwargs, **self.options)
+            views = [self._official_render(index, c, resolution) for index in range(len(self.ws))]
+            return {key: torch.cat([view[key] for view in views]) for key in views[0]}
+        options = self._all_options()
         samples = int(options["depth_resolution"]) + int(options["depth_resolution_importance"])
         budget = SAMPLES_AT_ONCE.get(self.device.type, SAMPLES_AT_ONCE["cpu"])
         if options.get("superresolution_noise_mode") == "random":
             options["superresolution_noise_mode"] = "const"
-        options.update(ray_chunk=max(1, budget // samples), generator=torch.Generator().manual_seed(self.seed))
-        return self.G.render(self.planes, self.ws, c, resolution, rendering_options=options)
+        options.update(ray_chunk=max(1, budget // (samples * len(self.ws))), depth_limits="sample",
+                       generator=[torch.Generator().manual_seed(seed) for seed in self.seeds])
+        return self.G.render(self.planes, self.ws, c.expand(len(self.ws), -1), resolution, rendering_options=options)
 
-    def _official_render(self, c: Tensor, resolution: int) -> Dict[str, Tensor]:
+    def _official_render(self, index: int, c: Tensor, resolution: int) -> Dict[str, Tensor]:
         cuda = [self.device] if self.device.type == "cuda" else []
         with self._own_settings(self.options), torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(self.seed)
-            self.G._last_planes = self.planes
+            torch.manual_seed(self.seeds[index])
+            self.G._last_planes = self.planes[index]
             pictures = self.G.synthesis(
-                self.ws, c, neural_rendering_resolution=resolution, noise_mode="const", cache_backbone=True,
-                use_cached_backbone=self.planes is not None)
-            self.planes = self.G._last_planes
+                self.ws[index : index + 1], c, neural_rendering_resolution=resolution, noise_mode="const",
+                cache_backbone=True, use_cached_backbone=self.planes[index] is not None)
+            self.planes[index] = self.G._last_planes
             return pictures
 
     @contextlib.contextmanager
-    def _own_settings(self, options: dict):
+    def _own_settings(self, options: dict) -> Iterator[None]:
         """A foreign network has no other place for options than itself: set for one call, then put back."""
         G = self.G
         before = G.rendering_kwargs, G.neural_rendering_resolution, getattr(G, "_last_planes", None)
@@ -78,17 +94,27 @@ class Session:
             G.rendering_kwargs, G.neural_rendering_resolution, G._last_planes = before
 
     @torch.inference_mode()
-    def density(self, points: Tensor) -> Tensor:
-        """Densities [M] at world points [M, 3], before the marcher's softplus."""
-        parts = []
+    def density(self, points: Tensor, identity: int = 0) -> Tensor:
+        """Densities [M] of one identity at world points [M, 3], before the marcher's softplus."""
+        return self._decode(points, identity, lambda out: out["sigma"].reshape(-1))
+
+    @torch.inference_mode()
+    def colors(self, points: Tensor, identity: int = 0) -> Tensor:
+        """Colours [M, 3] in [-1, 1] of one identity at world points [M, 3]: what the raw rendering blends."""
+        return self._decode(points, identity, lambda out: out["rgb"][0, :, :3] * 2 - 1)
+
+    def _decode(self, points: Tensor, identity: int, chosen) -> Tensor:
         options = dict(self.options, density_noise=0)
+        parts = []
         for some in points.split(POINTS_AT_ONCE):
             some = some[None].to(self.device)
             if self.own_planes:
                 out = self.G.renderer.run_model(
-                    self.planes, self.G.decoder, some, torch.zeros_like(some), dict(self.G.rendering_kwargs, **options))
+                    self.planes[identity : identity + 1], self.G.decoder, some, torch.zeros_like(some),
+                    dict(self.G.rendering_kwargs, **options))
             else:
                 with self._own_settings(options):
-                    out = self.G.sample_mixed(some, torch.zeros_like(some), self.ws, noise_mode="const")
-            parts.append(out["sigma"].reshape(-1))
+                    out = self.G.sample_mixed(
+                        some, torch.zeros_like(some), self.ws[identity : identity + 1], noise_mode="const")
+            parts.append(chosen(out))
         return torch.cat(parts)

@@ -88,7 +88,7 @@ def persistent_class(cls: type) -> type:
             self._init_args, self._init_kwargs = remembered
 
     def __reduce__(self):
-        meta = dict(type="class", version=FORMAT_VERSION, module_src=_module_source(type(self).__module__),
+        meta = dict(type="class", version=FORMAT_VERSION, module_src=module_source(type(self).__module__),
                     class_name=type(self).__name__, state=_state(self))
         return _reconstruct_persistent_obj, (meta,)
 
@@ -107,7 +107,7 @@ def persistent_class(cls: type) -> type:
     if cls.__module__.startswith(EMBEDDED):
         return cls  # what one load was trusted with is nothing that another load may use
     with contextlib.suppress(OSError, TypeError):  # a class typed at a prompt has no source: it works, and pickling it says so
-        _classes[cls.__name__, _module_source(cls.__module__)] = cls
+        _classes[cls.__name__, module_source(cls.__module__)] = cls
     return cls
 
 
@@ -130,7 +130,8 @@ def _state(obj: Any) -> dict:
     return custom(obj)
 
 
-def _module_source(name: str) -> str:
+def module_source(name: str) -> str:
+    """The text of an imported module, as it was when it was first asked for."""
     if name not in _sources:
         _sources[name] = inspect.getsource(sys.modules[name])
     return _sources[name]
@@ -182,25 +183,39 @@ def rebuild(record: Record, path: str = "") -> Any:
         obj = cls.__new__(cls)
         obj.__dict__.update(record.state)
         return obj
+    module = construct(record, path)
+    fill(module, record.state, path, record.class_name)
+    return module
+
+
+def construct(record: Record, path: str = "") -> torch.nn.Module:
+    """Makes a record's module on the meta device from the arguments it remembers; no tensor of it has values.
+
+    Raises CheckpointError for an unknown class and for arguments that the class does not take.
+    """
+    cls = _known_class(record, path)
     args, kwargs = record.state.get("_init_args", ()), record.state.get("_init_kwargs", {})
     label = path or record.class_name
     try:
         _check_arguments(inspect.signature(cls).bind_partial(*args, **kwargs).arguments, label)
         with torch.device("meta"):  # no memory, no random draws: every tensor comes from the file
-            module = cls(*args, **kwargs)
+            return cls(*args, **kwargs)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a constructor says about arguments that were meant for other code
         raise CheckpointError(f"{label}: this {record.class_name} was made by other code ({error}); {REMEDY}") from error
+
+
+def fill(module: torch.nn.Module, state: Mapping, path: str, class_name: str) -> None:
+    """Puts a recorded state into a module made by `construct`. Raises CheckpointError, which names what does not fit."""
     problems: List[str] = []
     try:
-        _fill(module, record.state, path, problems)
+        _fill(module, state, path, problems)
     except (AttributeError, TypeError) as error:
-        raise CheckpointError(f"damaged: {label} has no state of a module ({error})") from error
+        raise CheckpointError(f"damaged: {path or class_name} has no state of a module ({error})") from error
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"does not fit this {record.class_name}: {', '.join(problems[:4])}{more}; {REMEDY}")
-    return module
+        raise CheckpointError(f"does not fit this {class_name}: {', '.join(problems[:4])}{more}; {REMEDY}")
 
 
 def _known_class(record: Record, path: str) -> type:
@@ -284,11 +299,17 @@ def _as_parameter(tensor: torch.Tensor) -> torch.nn.Parameter:
     return torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
 
 
+def carried_attributes(module: torch.nn.Module) -> List[str]:
+    """Names of a module's plain attributes that travel with it: neither PyTorch's own nor private."""
+    return [key for key in module.__dict__ if key not in _MODULE_INTERNALS and not key.startswith("_")]
+
+
 def _carry_attributes(module: torch.nn.Module, state: Mapping, prefix: str, problems: List[str]) -> None:
     """Takes over plain attributes that the class has too: what was set on the object after its construction."""
-    for key, value in state.items():
-        if key in _MODULE_INTERNALS or key.startswith("_") or key not in module.__dict__:
+    for key in carried_attributes(module):
+        if key not in state:
             continue
+        value = state[key]
         if not isinstance(value, torch.Tensor):
             sum(1 for _ in _walk(value))  # refuses what unfolds without end
             value = _plain(value)

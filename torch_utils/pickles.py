@@ -44,18 +44,27 @@ def load(source: Source, trust: bool = False, name: Optional[str] = None) -> Any
     Raises CheckpointError, whose message starts with the file's name and says what is wrong, and OSError.
     """
     name = _name(source) if name is None else name
-    with _stream(source) as stream:
+    if not trust:
+        return finish(read(source, name), name)
+    with _opened(source, name) as (stream, _size):
         try:
-            size = _rest(stream)
-            _reject_other_formats(_head(stream), size)
-            return _load_trusted(stream) if trust else _finish(_Machine(stream, size).run(), "", {})
-        except CheckpointError as error:
-            raise CheckpointError(f"{name}: {error}") from error
-        except RecursionError as error:
-            raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+            return _load_trusted(stream)
+        except CheckpointError:
+            raise
         except Exception as error:
-            reason = f"the code it carries failed ({type(error).__name__}: {error})" if trust else f"truncated or damaged ({error})"
-            raise CheckpointError(f"{name}: {reason}") from error
+            raise CheckpointError(f"the code it carries failed ({type(error).__name__}: {error})") from error
+
+
+def read(source: Source, name: Optional[str] = None) -> Any:
+    """The first half of `load`: the file's content with inert Records in place of objects. Raises as `load` does."""
+    with _opened(source, _name(source) if name is None else name) as (stream, size):
+        return _Machine(stream, size).run()
+
+
+def finish(content: Any, name: str) -> Any:
+    """The second half of `load`: makes objects of the Records that `read` returned. Raises CheckpointError."""
+    with _explained(name):
+        return _finish(content, "", {})
 
 
 def save(obj: Any, path: Union[str, os.PathLike]) -> None:
@@ -71,15 +80,32 @@ def _name(source: Source) -> str:
 
 
 @contextlib.contextmanager
-def _stream(source: Source) -> Iterator[BinaryIO]:
-    """The source as a stream that can be rewound; what the caller opened stays open."""
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-    elif not hasattr(source, "read"):
-        with open(source, "rb") as file:
-            yield file
-    else:
-        yield source if source.seekable() else io.BytesIO(source.read())
+def _explained(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a file is one line that begins with its name."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+    except Exception as error:
+        raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
+
+
+@contextlib.contextmanager
+def _opened(source: Source, name: str) -> Iterator[Tuple[BinaryIO, int]]:
+    """The source as a stream that can be rewound, with the bytes left in it; what the caller opened stays open."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, bytes):
+            stream: BinaryIO = io.BytesIO(source)
+        elif not hasattr(source, "read"):
+            stream = stack.enter_context(open(source, "rb"))
+        else:
+            stream = source if source.seekable() else io.BytesIO(source.read())
+        with _explained(name):
+            size = _rest(stream)
+            _reject_other_formats(_head(stream), size)
+            yield stream, size
 
 
 def _rest(stream: BinaryIO) -> int:
@@ -109,7 +135,7 @@ def _reject_other_formats(data: bytes, size: int) -> None:
     if data[:2] == b"PK":
         raise CheckpointError("a zip archive (torch.save or a data set), not an EG3D snapshot, which is a plain pickle")
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < size:
-        raise CheckpointError("a safetensors file, not an EG3D snapshot, which is a pickle")
+        raise CheckpointError("a safetensors file, not a pickle: eg3d.generator.load reads both")
     if data.startswith(LEGACY_TORCH):
         raise CheckpointError("written by torch.save, not an EG3D snapshot, which is a plain pickle")
     if data[:1] == b"\x80" and data[1:2] > bytes([NEWEST_PROTOCOL]):

@@ -11,6 +11,8 @@ ray. What the renderer does is told by `rendering_options`, a mapping:
     clamp_mode                    'softplus'
     white_back                    white where rays leave the scene (default False)
     density_noise                 standard deviation added to densities (default 0)
+    depth_limits                  depth ends at the nearest and furthest sample of the whole 'call' (default, official), or of
+                                  each 'sample' of the batch, so that it does not depend on its neighbours
     ray_chunk                     rays rendered at a time, which bounds memory and changes nothing else (default: all)
     generator                     torch.Generator for every draw, or a list with one for each sample (default: torch's own)
 """
@@ -196,7 +198,11 @@ class ImportanceRenderer(torch.nn.Module):
                 draws.rays(start, stop), rendering_options))
         rgb, depth, weight, nearest, furthest = [torch.cat(values, dim=1) for values in zip(*parts)]
         if depth.numel() > 0:
-            depth = depth.clamp(nearest.min(), furthest.max())
+            scope = rendering_options.get("depth_limits", "call")
+            if scope not in ("call", "sample"):
+                raise ValueError(f"rendering option depth_limits={scope!r}: choose call or sample")
+            over = (0, 1, 2) if scope == "call" else (1, 2)
+            depth = depth.clamp(nearest.amin(over, keepdim=True), furthest.amax(over, keepdim=True))
         return rgb, depth, weight
 
     def _limits(self, origins: Tensor, directions: Tensor, options: Mapping) -> Limits:

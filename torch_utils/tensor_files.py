@@ -1,0 +1,274 @@
+"""Checkpoints as .safetensors: numbers that cannot hide code, and a configuration in JSON that says what they are.
+
+The file holds every parameter and buffer under its dotted name, `G_ema.backbone.synthesis.b4.const`. The configuration is
+the header's entry `eg3d`, a JSON object of
+
+    version     of this format
+    content     what the snapshot holds; a network stands there as {"$network": its name}
+    networks    name -> {class, args, kwargs (of the constructor), training, buffers (names of the tensors that are buffers),
+                trainable (names of the parameters that want gradients), attributes (what was set after construction, among
+                them always the axes of the planes)}
+
+JSON's values stand for themselves; what it lacks is an object of one key: $tuple, $set, $EasyDict, $OrderedDict, $dict
+(pairs, for keys that are not text), $float (nan, inf), $tensor. A network written and read again, or taken to a pickle and
+back, has the same bits.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import os
+import sys
+from typing import Any, Dict, Iterator, Tuple, Union
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from dnnlib import EasyDict
+from dnnlib.util import written_beside
+from torch_utils import persistence
+from torch_utils.persistence import CheckpointError, Record
+
+FORMAT_VERSION = 1
+KEY = "eg3d"  # of the configuration in the file's header
+SUFFIX = ".safetensors"
+WHOLE = "network"  # what a network is called that is a file's only content
+ALWAYS_TOLD = ("plane_axes",)  # attributes that are written even where they are the class's own
+Path = Union[str, os.PathLike]
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a file begins as safetensors files do: the length of a JSON header, and the header."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+        return head[8:] == b"{" and int.from_bytes(head[:8], "little") < os.fstat(file.fileno()).st_size
+
+
+def configuration(path: Path) -> dict:
+    """A file's configuration, as JSON has it. Raises CheckpointError and OSError."""
+    with open(path, "rb"):  # what cannot be opened is an OSError
+        pass
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return _checked((file.metadata() or {}).get(KEY))
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: {_explained(error)}") from error
+
+
+def load(path: Path, name: str = "") -> Any:
+    """Reads a snapshot or a network; every tensor is on the CPU. `name` is what messages call the file.
+
+    Raises CheckpointError, whose message starts with the name and says what is wrong, and OSError.
+    """
+    name = name or os.fspath(path)
+    try:
+        config = configuration(path)
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        networks = {}
+        for key, described in config["networks"].items():
+            prefix = f"{key}."
+            own = {full[len(prefix):]: tensors.pop(full) for full in list(tensors) if full.startswith(prefix)}
+            networks[key] = _rebuild(key, described, own)
+        if tensors:
+            raise CheckpointError(f"holds {next(iter(tensors))}, which belongs to no network")
+        return _decode(config["content"], networks)
+    except RecursionError as error:
+        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError,
+            RuntimeError) as error:
+        message = _explained(error).removeprefix(f"{os.fspath(path)}: ")
+        raise CheckpointError(f"{name}: {message}") from error
+
+
+def save(obj: Any, path: Path) -> None:
+    """Writes a snapshot, or one network; the file appears under its name only when it is complete.
+
+    Raises CheckpointError for what this format does not hold: objects other than networks of EG3D and plain values.
+    """
+    networks: Dict[int, str] = {}  # id -> name
+    described: Dict[str, dict] = {}
+    tensors: Dict[str, torch.Tensor] = {}
+    for name, network in _networks(obj):
+        if id(network) not in networks:
+            networks[id(network)] = name
+            described[name], own = _describe(network, name)
+            tensors.update((f"{name}.{key}", tensor) for key, tensor in own.items())
+    config = dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
+    with written_beside(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(config, indent=1)})
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, CheckpointError):
+        return str(error)
+    return f"truncated or damaged ({error})"
+
+
+def _checked(text: Any) -> dict:
+    if text is None:
+        raise CheckpointError("a safetensors file without EG3D's configuration: weights alone do not tell what network they are")
+    config = json.loads(text)
+    if not isinstance(config, dict) or not isinstance(config.get("networks"), dict) or "content" not in config:
+        raise CheckpointError("damaged: its configuration is incomplete")
+    version = config.get("version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(f"its format is version {version!r}, this program knows up to {FORMAT_VERSION}: update it")
+    return config
+
+
+# ------------------------------------------------------------------------------------------------ one network
+
+def _networks(obj: Any) -> Iterator[Tuple[str, torch.nn.Module]]:
+    if isinstance(obj, torch.nn.Module):
+        yield WHOLE, obj
+    elif isinstance(obj, dict):
+        yield from ((str(key), value) for key, value in obj.items() if isinstance(value, torch.nn.Module))
+
+
+def _record(name: str, described: dict) -> Record:
+    """What `persistence` rebuilds a network from, without its tensors."""
+    class_name = described["class"]
+    if not isinstance(class_name, str):
+        raise CheckpointError(f"damaged: {name} has no class")
+    state = dict(_init_args=_decode(described["args"], {}), _init_kwargs=_decode(described["kwargs"], {}))
+    return Record(class_name, state, dict(module_src="", class_name=class_name))
+
+
+def _describe(network: torch.nn.Module, name: str) -> Tuple[dict, Dict[str, torch.Tensor]]:
+    """A network's entry of the configuration, and its tensors."""
+    class_name = type(network).__name__
+    home = persistence.OFFICIAL_CLASSES.get(class_name)
+    if home is None or getattr(sys.modules.get(home), class_name, None) is not type(network):
+        raise CheckpointError(f"{name} is a {class_name} of other code, which is kept only in pickles: {SUFFIX} carries no code")
+    described: dict = {
+        "class": class_name, "args": _encode(network._init_args, f"{name}'s arguments"),
+        "kwargs": _encode(network._init_kwargs, f"{name}'s arguments"), "training": network.training}
+    twin = persistence.construct(_record(name, described), name).train(network.training)
+    described["attributes"] = {
+        f"{path}.{key}" if path else key: value
+        for path, module in network.named_modules()
+        for key, value in _attributes(module, twin.get_submodule(path), f"{name}.{path}").items()}
+    described["buffers"] = [key for key, _ in network.named_buffers(remove_duplicate=False)]
+    described["trainable"] = [key for key, tensor in network.named_parameters(remove_duplicate=False) if tensor.requires_grad]
+    tensors = {}
+    for key, tensor in [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]:
+        tensors[key] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # no two share their memory
+    return described, tensors
+
+
+def _attributes(module: torch.nn.Module, twin: torch.nn.Module, path: str) -> dict:
+    """Plain attributes that were changed after construction."""
+    changed = {}
+    for key in persistence.carried_attributes(module):
+        value, own = [_encode(vars(some).get(key), f"{path}.{key}") for some in (module, twin)]
+        if json.dumps(value) != json.dumps(own) or key in ALWAYS_TOLD:
+            changed[key] = value
+    return changed
+
+
+def _rebuild(name: str, described: dict, tensors: Dict[str, torch.Tensor]) -> torch.nn.Module:
+    module = persistence.construct(_record(name, described), name).train(bool(described["training"]))
+    buffers, trainable = set(described["buffers"]), set(described["trainable"])
+    states: Dict[str, dict] = {path: _empty_state(some) for path, some in module.named_modules()}
+    for path, state in states.items():
+        if path:
+            parent, _, child = path.rpartition(".")
+            states[parent]["_modules"][child] = Record(child, state)
+    for key, tensor in tensors.items():
+        parent, _, own = key.rpartition(".")
+        if parent not in states:
+            raise CheckpointError(f"{name}.{key} belongs to no part of a {described['class']}")
+        if key in buffers:
+            states[parent]["_buffers"][own] = tensor
+        else:
+            states[parent]["_parameters"][own] = torch.nn.Parameter(tensor, requires_grad=key in trainable)
+    for key, value in described["attributes"].items():
+        parent, _, own = key.rpartition(".")
+        if parent not in states:
+            raise CheckpointError(f"{name}.{key} belongs to no part of a {described['class']}")
+        states[parent][own] = _decode(value, {})
+    _restore_layouts(module, states)
+    persistence.fill(module, states[""], name, described["class"])
+    return module
+
+
+def _empty_state(module: torch.nn.Module) -> dict:
+    return dict(_parameters={}, _buffers={}, _modules={}, training=module.training)
+
+
+def _restore_layouts(module: torch.nn.Module, states: Dict[str, dict]) -> None:
+    """The file is contiguous; convolutions that were made channels_last are so again."""
+    for path, some in module.named_modules():
+        for key, made in some._parameters.items():
+            have = states[path]["_parameters"].get(key)
+            if made is not None and have is not None and have.shape == made.shape and have.stride() != made.stride():
+                have.data = torch.empty_strided(made.shape, made.stride(), dtype=have.dtype).copy_(have.data)
+
+
+# ------------------------------------------------------------------------------------------------ values as JSON
+
+_KINDS = {"$EasyDict": EasyDict, "$OrderedDict": collections.OrderedDict}
+
+
+def _encode(value: Any, where: str, networks: Dict[int, str] = {}) -> Any:  # noqa: B006
+    def inner(item):
+        return _encode(item, where, networks)
+
+    if isinstance(value, np.generic):
+        value = value.item()
+    if id(value) in networks:
+        return {"$network": networks[id(value)]}
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, torch.Tensor):
+        return {"$tensor": inner(value.detach().cpu().tolist()), "dtype": str(value.dtype).removeprefix("torch.")}
+    if type(value) is list:
+        return [inner(item) for item in value]
+    if type(value) is tuple:
+        return {"$tuple": [inner(item) for item in value]}
+    if type(value) is set:
+        return {"$set": [inner(item) for item in sorted(value, key=repr)]}
+    if isinstance(value, dict) and type(value) in (dict, *_KINDS.values()):
+        if not all(type(key) is str and not key.startswith("$") for key in value):
+            return {"$dict": [[inner(key), inner(item)] for key, item in value.items()]}
+        plain = {key: inner(item) for key, item in value.items()}
+        tag = next((tag for tag, kind in _KINDS.items() if kind is type(value)), None)
+        return plain if tag is None else {tag: plain}
+    raise CheckpointError(f"{where}: holds a {type(value).__name__}, which {SUFFIX} cannot hold: convert to .pkl, or leave it out")
+
+
+def _decode(value: Any, networks: Dict[str, torch.nn.Module]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, networks) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag = next((key for key in value if key.startswith("$")), None)
+    if tag is None:
+        return {key: _decode(item, networks) for key, item in value.items()}
+    inner = value[tag]
+    if tag == "$network":
+        return networks[inner]
+    if tag == "$float":
+        return float(inner)
+    content = _decode(inner, networks)
+    if tag == "$tensor":
+        return torch.tensor(content, dtype=_dtype(value["dtype"]))
+    if tag in _KINDS:
+        return _KINDS[tag](content)
+    if tag not in ("$tuple", "$set", "$dict"):
+        raise CheckpointError(f"its configuration holds {tag}, which this program does not know: update it")
+    return dict(tuple=tuple, set=set, dict=dict)[tag[1:]](content)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"its configuration holds a tensor of {name}, which is no type of numbers")
+    return dtype
