@@ -11,6 +11,7 @@ import http.client
 import importlib
 import os
 import re
+import shutil
 import tempfile
 import urllib.error
 import urllib.parse
@@ -99,13 +100,14 @@ def open_url(url: str, sha256: Optional[str] = None):
     target = cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if not target.exists():
         _download(url, target)
-    if sha256 is not None and _checksum(target) != sha256:
+    if sha256 is not None and checksum(target) != sha256:
         target.unlink()
         raise OSError(f"{url}: the checksum is not {sha256}; the copy was deleted, try again")
     return open(target, "rb")
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(DOWNLOAD_BLOCK):
@@ -142,6 +144,40 @@ def _download(url: str, target: Path) -> None:
     os.replace(part, target)
 
 
+def _beside(path: Path) -> str:
+    """How the names of temporary files beside `path` begin."""
+    return f".{path.stem[:40]}-"
+
+
+@contextlib.contextmanager
+def _in_place_of(path: Path):
+    """Makes the folder that `path` goes into; after an error what was made goes, if nothing else came into it.
+
+    Errors of the disk name the file that the user asked for, not the one beside it, and never no file at all.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            if error.errno is None:
+                raise OSError(f"{path}: cannot be written ({error})") from error
+            if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(_beside(path)):
+                raise type(error)(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def _make_public(path: Path, mode: int) -> None:
+    """What tempfile makes is private: gives it the rights that an ordinary file or folder would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)
+
+
 @contextlib.contextmanager
 def written_beside(path: os.PathLike):
     """Yields a temporary path in `path`'s folder and renames it onto `path` at the end; after an error nothing stays.
@@ -149,15 +185,34 @@ def written_beside(path: os.PathLike):
     The suffix is kept, since encoders choose their format by it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes private files
-        os.replace(name, path)
-    finally:
-        if os.path.exists(name):
-            os.unlink(name)
+    with _in_place_of(path):
+        handle, name = tempfile.mkstemp(prefix=_beside(path), suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        try:
+            yield Path(name)
+            _make_public(Path(name), 0o666)
+            os.replace(name, path)
+        finally:
+            if os.path.exists(name):
+                os.unlink(name)
+
+
+@contextlib.contextmanager
+def folder_written_beside(path: os.PathLike):
+    """Yields a temporary folder beside `path` and, at the end, moves its files there; after an error nothing stays.
+
+    A folder that is there keeps its other files.
+    """
+    path = Path(path)
+    with _in_place_of(path):
+        temporary = Path(tempfile.mkdtemp(prefix=_beside(path), dir=path.parent))
+        try:
+            yield temporary
+            _make_public(temporary, 0o777)
+            if path.exists():
+                for file in temporary.iterdir():
+                    os.replace(file, path / file.name)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

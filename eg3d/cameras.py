@@ -6,11 +6,19 @@ and pitch are angles from the world's axes: yaw pi/2, pitch pi/2 looks a face in
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Optional, Sequence, Union
+import os
+from pathlib import Path
+from typing import Any, Optional, Sequence, Union
 
+import numpy as np
+import scipy.interpolate
 import torch
+from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
+
+from dnnlib.util import written_beside
 
 PITCH_MARGIN = 1e-5  # keeps look-at cameras off the poles, where "up" has no meaning
 FFHQ_FOCAL = 4.2647  # in image widths: 2985.29 / 700
@@ -18,6 +26,10 @@ FFHQ_FOV = 18.837  # degrees, diagonal: gen_samples' rounding of the same camera
 SHAPENET_FOCAL = 1.7074
 SHAPENET_RADIUS = 1.7  # released ShapeNet networks are told by their camera's distance
 FRONTAL = math.pi / 2  # yaw and pitch that look along -z
+ROTATION_TOLERANCE = 1e-3  # of a label's rotation from an orthonormal one: files round to some digits
+LARGEST = 1e6  # of a label's numbers
+PATH_ABOUT = ("camera path: for each frame the 4x4 camera-to-world matrix (OpenCV axes, world y up) and the 3x3 intrinsics "
+              "(divided by the picture's size), row by row")
 
 Vector = Union[Sequence[float], Tensor]
 
@@ -105,7 +117,12 @@ def FOV_to_intrinsics(fov_degrees: float, device="cpu") -> Tensor:
 
 
 def focal_length(rendering_kwargs: dict) -> float:
-    """The focal length, in image widths, of the data that a network with these rendering_kwargs was trained on."""
+    """The focal length, in image widths, of the data that a network with these rendering_kwargs was trained on.
+
+    Networks trained here say it themselves; of others the camera's distance tells whether they are ShapeNet's.
+    """
+    if "focal_length" in rendering_kwargs:
+        return float(rendering_kwargs["focal_length"])
     return SHAPENET_FOCAL if rendering_kwargs.get("avg_camera_radius") == SHAPENET_RADIUS else FFHQ_FOCAL
 
 
@@ -125,9 +142,78 @@ def view(rendering_kwargs: dict, yaw: float = 0.0, pitch: float = 0.0, focal: Op
     return label(pose, intrinsics(focal_length(rendering_kwargs) if focal is None else focal, device))
 
 
-def orbit(rendering_kwargs: dict, frames: int, yaw_range: float = 0.35, pitch_range: float = 0.25, pitch_mean: float = -0.05,
-          focal: Optional[float] = None, device="cpu") -> Tensor:
+# ------------------------------------------------------------------------------------------------ paths
+
+def film_path(rendering_kwargs: dict, frames: int, yaw_range: float = 0.35, pitch_range: float = 0.25,
+              pitch_mean: float = -0.05, focal: Optional[float] = None, device="cpu") -> Tensor:
     """Labels [frames, 25] of the official films' closed path: yaw a sine, pitch a cosine (radians)."""
     turns = [2 * math.pi * index / frames for index in range(frames)]
     return torch.cat([
         view(rendering_kwargs, yaw_range * math.sin(t), pitch_mean + pitch_range * math.cos(t), focal, device) for t in turns])
+
+
+def orbit(rendering_kwargs: dict, frames: int, degrees: float = 360, pitch: float = 0.0, focal: Optional[float] = None,
+          device="cpu") -> Tensor:
+    """Labels [frames, 25] of a closed path at one height (`pitch`, radians): all the way round, or to and fro over less.
+
+    Raises ValueError unless 0 < degrees <= 360.
+    """
+    if not 0 < degrees <= 360:
+        raise ValueError(f"an orbit of {degrees:g} degrees: choose more than 0, at most 360")
+    turns = [2 * math.pi * index / frames for index in range(frames)]
+    yaws = turns if degrees == 360 else [math.radians(degrees) / 2 * math.sin(t) for t in turns]
+    return torch.cat([view(rendering_kwargs, yaw, pitch, focal, device) for yaw in yaws])
+
+
+def resample(labels: Tensor, frames: int) -> Tensor:
+    """A path [F, 25] at another number of frames: rotations turn evenly between its cameras, all else moves straight."""
+    if len(labels) == 1:
+        return labels.repeat(frames, 1)
+    have, wanted = np.arange(len(labels)), np.linspace(0, len(labels) - 1, frames)
+    numbers = labels.double().numpy()
+    path = scipy.interpolate.interp1d(have, numbers, axis=0)(wanted)
+    poses = path[:, :16].reshape(-1, 4, 4)
+    rotations = Rotation.from_matrix(numbers[:, :16].reshape(-1, 4, 4)[:, :3, :3])
+    poses[:, :3, :3] = Slerp(have, rotations)(wanted).as_matrix()
+    return torch.from_numpy(path).to(labels)
+
+
+def save_path(labels: Tensor, path: Union[str, os.PathLike]) -> None:
+    """Writes labels [F, 25] as JSON that `load_path` reads."""
+    content = dict(about=PATH_ABOUT, cameras=labels.tolist())
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(content).replace("], [", "],\n["))
+
+
+def load_path(path: Union[str, os.PathLike]) -> Tensor:
+    """Reads labels [F, 25] from JSON: {"cameras": [[25 numbers], ...]}. Raises ValueError with one line, and OSError."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON ({error})") from error
+    cameras = content.get("cameras") if isinstance(content, dict) else None
+    if not isinstance(cameras, list) or not cameras:
+        raise ValueError(f'{path}: holds no camera path, which is {{"cameras": [[25 numbers], ...]}}')
+    for index, numbers in enumerate(cameras):
+        problem = _problem(numbers)
+        if problem:
+            raise ValueError(f"{path}: camera {index} {problem}")
+    return torch.tensor(cameras, dtype=torch.float32)
+
+
+def _problem(numbers: Any) -> Optional[str]:
+    """What is wrong with a label, or None."""
+    if not isinstance(numbers, list) or len(numbers) != 25:
+        found = f"has {len(numbers)} numbers" if isinstance(numbers, list) else f"is a {type(numbers).__name__}"
+        return f"{found}, expected 25: a 4x4 camera-to-world matrix and 3x3 intrinsics, row by row"
+    if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < LARGEST for x in numbers):
+        return "holds what is no number, or far too large a one"
+    pose = np.array(numbers[:16], dtype=np.float64).reshape(4, 4)
+    rotation = pose[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+        return "has a matrix whose upper left 3x3 is no rotation"
+    if np.abs(pose[3] - [0, 0, 0, 1]).max() > ROTATION_TOLERANCE:
+        return "has a matrix whose last row is not 0, 0, 0, 1"
+    if numbers[16] <= 0 or numbers[20] <= 0:
+        return "has a focal length that is not positive"
+    return None

@@ -19,6 +19,7 @@ RELEASES = "https://api.ngc.nvidia.com/v2/models/nvidia/research/eg3d/versions/1
 RELEASED = ("ffhq512-64", "ffhq512-128", "ffhqrebalanced512-64", "ffhqrebalanced512-128", "afhqcats512-128",
             "shapenetcars128-64")
 
+WRITERS = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
 NEEDED_OPTIONS = ("ray_start", "ray_end", "box_warp", "depth_resolution", "depth_resolution_importance")
 NEEDED = ("mapping", "synthesis", "rendering_kwargs", "z_dim", "backbone", "renderer", "decoder")
 
@@ -75,11 +76,14 @@ def save_snapshot(snapshot: Any, path: Union[str, os.PathLike]) -> None:
 
     Raises ValueError for another suffix, CheckpointError for what .safetensors does not hold.
     """
-    writers = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
-    suffix = Path(path).suffix
-    if suffix not in writers:
-        raise ValueError(f"{path}: networks are written as {' or '.join(writers)}")
-    writers[suffix](snapshot, path)
+    check_suffix(path)
+    WRITERS[Path(path).suffix](snapshot, path)
+
+
+def check_suffix(path: Union[str, os.PathLike]) -> None:
+    """Raises ValueError for a suffix that `save_snapshot` does not write."""
+    if Path(path).suffix not in WRITERS:
+        raise ValueError(f"{path}: networks are written as {' or '.join(WRITERS)}")
 
 
 def load(source: Union[str, os.PathLike], device: Union[str, torch.device] = "auto", trust: bool = False) -> torch.nn.Module:

@@ -37,9 +37,12 @@ def styles(G: torch.nn.Module, seed: int, psi: float = 1.0, cutoff: Optional[int
 
 
 def sample_views(G: torch.nn.Module, seeds: Sequence[int], psi: float = 1.0, cutoff: Optional[int] = DEFAULT_CUTOFF,
-                 fov_degrees: float = cameras.FFHQ_FOV) -> Iterator[Tuple[int, Session, Tensor]]:
-    """Yields, for each seed, its session and its three views [3, 3, R, R] in [-1, 1]."""
-    focal = cameras.FOV_to_intrinsics(fov_degrees)[0, 0].item()
+                 fov_degrees: Optional[float] = None) -> Iterator[Tuple[int, Session, Tensor]]:
+    """Yields, for each seed, its session and its three views [3, 3, R, R] in [-1, 1].
+
+    `fov_degrees` is the diagonal field of view, by default the data's.
+    """
+    focal = None if fov_degrees is None else cameras.FOV_to_intrinsics(fov_degrees)[0, 0].item()
     labels = [cameras.view(G.rendering_kwargs, yaw, SAMPLE_PITCH, focal) for yaw in SAMPLE_YAWS]
     condition = cameras.view(G.rendering_kwargs, focal=focal)  # as the original: this field of view, not the data's
     for seed in seeds:

@@ -18,7 +18,6 @@ import os
 import pickle
 import pickletools
 import re
-from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np

@@ -100,7 +100,10 @@ def save(obj: Any, path: Path) -> None:
             tensors.update((f"{name}.{key}", tensor) for key, tensor in own.items())
     config = dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
     with written_beside(path) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(config, indent=1)})
+        try:
+            save_file(tensors, temporary, metadata={KEY: json.dumps(config, indent=1)})
+        except safetensors.SafetensorError as error:  # its way to say that the disk is full
+            raise OSError(error) from error
 
 
 def _explained(error: Exception) -> str:
@@ -111,7 +114,7 @@ def _explained(error: Exception) -> str:
 
 def _checked(text: Any) -> dict:
     if text is None:
-        raise CheckpointError("a safetensors file without EG3D's configuration: weights alone do not tell what network they are")
+        raise CheckpointError("a safetensors file without EG3D's configuration: weights alone do not tell which network")
     config = json.loads(text)
     if not isinstance(config, dict) or not isinstance(config.get("networks"), dict) or "content" not in config:
         raise CheckpointError("damaged: its configuration is incomplete")
@@ -144,7 +147,7 @@ def _describe(network: torch.nn.Module, name: str) -> Tuple[dict, Dict[str, torc
     class_name = type(network).__name__
     home = persistence.OFFICIAL_CLASSES.get(class_name)
     if home is None or getattr(sys.modules.get(home), class_name, None) is not type(network):
-        raise CheckpointError(f"{name} is a {class_name} of other code, which is kept only in pickles: {SUFFIX} carries no code")
+        raise CheckpointError(f"{name} is a {class_name} of other code, which only pickles keep: {SUFFIX} carries no code")
     described: dict = {
         "class": class_name, "args": _encode(network._init_args, f"{name}'s arguments"),
         "kwargs": _encode(network._init_kwargs, f"{name}'s arguments"), "training": network.training}
@@ -241,7 +244,7 @@ def _encode(value: Any, where: str, networks: Dict[int, str] = {}) -> Any:  # no
         plain = {key: inner(item) for key, item in value.items()}
         tag = next((tag for tag, kind in _KINDS.items() if kind is type(value)), None)
         return plain if tag is None else {tag: plain}
-    raise CheckpointError(f"{where}: holds a {type(value).__name__}, which {SUFFIX} cannot hold: convert to .pkl, or leave it out")
+    raise CheckpointError(f"{where}: holds a {type(value).__name__}, which {SUFFIX} cannot hold: choose .pkl, or leave it out")
 
 
 def _decode(value: Any, networks: Dict[str, torch.nn.Module]) -> Any:

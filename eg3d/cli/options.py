@@ -1,12 +1,15 @@
-"""What commands share: option types, the network option, and errors of one line."""
+"""What commands share: option types, the options of networks and shapes, and errors of one line."""
 
 from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 import signal
 import sys
+import warnings
+from pathlib import Path
 from typing import Callable, List, Tuple
 
 import click
@@ -61,41 +64,102 @@ class Finite(click.FloatRange):
         return number
 
 
+class Output(click.ParamType):
+    """A place that can be written to; nothing is made there yet. The command gets the text, since a slash at its end counts."""
+
+    name = "path"
+
+    def __init__(self, folder: bool = False):
+        self.folder = folder  # whether it must be one
+
+    def convert(self, value, param, ctx) -> str:
+        if not value.strip() or "\0" in value:
+            self.fail("the path is empty" if not value.strip() else "no path holds a NUL", param, ctx)
+        path = Path(value)
+        if self.folder and path.exists() and not path.is_dir():
+            self.fail(f"{value}: a file is there, not a folder", param, ctx)
+        # The nearest folder that is there decides.
+        near = next(place for place in [path, *path.parents] if place.exists())
+        if near != path and not near.is_dir():
+            self.fail(f"{value}: {near} is a file, not a folder", param, ctx)
+        if not os.access(near, os.W_OK):
+            self.fail(f"{value}: there is no permission to write to {near}", param, ctx)
+        return value
+
+
 def switch(name: str, default: bool, **kwargs) -> Callable:
     """An option that is true when given, and takes a value like --name=false as the official commands do."""
     return click.option(name, type=bool, default=default, is_flag=False, flag_value=True, metavar="[BOOL]", **kwargs)
 
 
-def network_options(command: Callable) -> Callable:
-    """--network, --device, --trust, --reload_modules; the command gets the loaded generator as G."""
+def _together(*decorators: Callable) -> Callable:
+    """Several options as one decorator, in this order in --help."""
+    return lambda command: functools.reduce(lambda wrapped, decorator: decorator(wrapped), reversed(decorators), command)
 
-    @click.option("--network", required=True, metavar="FILE|URL|NAME", help="The network: a snapshot's path, URL or name.")
-    @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
-    @click.option("--trust", is_flag=True, help="Execute the code inside the file: only for forks whose authors you trust.")
-    @switch("--reload_modules", False, help="Use this project's code, not the file's: already so without --trust.")
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
+trust_option = click.option(
+    "--trust", is_flag=True, help="Execute the code inside the file: only for forks whose authors you trust.")
+
+truncation_options = _together(
+    click.option("--trunc", "psi", type=Finite(-100, 100), default=1.0, show_default=True,
+                 help="Truncation psi: below 1, closer to the mean."),
+    click.option("--trunc-cutoff", "cutoff", type=click.IntRange(min=0), default=14, show_default=True,
+                 help="Layers that truncation reaches; in films 0 switches it off."))
+
+shape_options = _together(
+    click.option("--shape-res", "resolution", type=click.IntRange(8, 1024), default=512, show_default=True,
+                 help="Grid points along a side."),
+    click.option("--shape-format", "suffix", type=click.Choice([".mrc", ".ply", ".obj", ".glb"]), default=".mrc",
+                 show_default=True, help="The density as a volume (.mrc), or its coloured surface."),
+    click.option("--shape-level", "level", type=Finite(), default=10.0, show_default=True, help="Density at the surface."),
+    click.option("--shape-part", "part", type=click.Choice(["all", "largest"]), default="all", show_default=True,
+                 help="Keep the whole surface, or its largest connected part."))
+
+
+def network_options(command: Callable) -> Callable:
+    """--network, --device, --trust, --reload_modules; the command gets `load`, which returns the generator.
+
+    A network may be large or far away: commands call it when everything else that was typed is known to be right.
+    """
+
+    @_together(
+        click.option("--network", required=True, metavar="FILE|URL|NAME", help="The network: a snapshot's path, URL or name."),
+        device_option, trust_option,
+        switch("--reload_modules", False, help="Use this project's code, not the file's: already so without --trust."))
     @functools.wraps(command)
     def wrapper(network, device, trust, reload_modules, **kwargs):
-        import torch  # here, so that --help need not wait for it
-
-        from eg3d import generator
-
         if trust and reload_modules:
             raise click.UsageError("--trust runs the code in the file, --reload_modules does not: give one of them")
-        torch.backends.cudnn.allow_tf32 = False  # the official pictures are full precision
-        click.echo(f"Loading {network} ...", err=True)
-        return command(G=generator.load(network, device=device, trust=trust), **kwargs)
+        return command(load=functools.partial(load_network, network, device, trust), **kwargs)
 
     return wrapper
+
+
+def load_network(network: str, device: str, trust: bool):
+    """The generator on its device, with a line that says what is loaded."""
+    import torch  # here, so that --help need not wait for it
+
+    from eg3d import generator
+
+    torch.backends.cudnn.allow_tf32 = False  # the official pictures are full precision
+    click.echo(f"Loading {network} ...", err=True)
+    return generator.load(network, device=device, trust=trust)
 
 
 def run(command: click.Command) -> None:
     """Runs a command; the user's mistakes become one line and exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C, with nothing half-written
     try:
-        sys.exit(command.main(standalone_mode=False) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            sys.exit(command.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         message = error.format_message()
-    except (OSError, ValueError) as error:  # a CheckpointError is a ValueError
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    except ValueError as error:  # a CheckpointError is one
         message = str(error)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted: nothing half-written was left.", err=True)
@@ -106,3 +170,7 @@ def run(command: click.Command) -> None:
         message = "the device has too little memory: choose --device=cpu, or less --nrr or --sample_mult"
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(USER_ERROR)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)

@@ -1,12 +1,18 @@
 """gen_videos: films of seeds, interpolated or one by one."""
 
+from __future__ import annotations
+
+import shutil
 from pathlib import Path
+from typing import Dict, List, Optional, Tuple
 
 import click
 
 from eg3d.cli import options
 
 FOCALS = {"ffhq": "FFHQ_FOCAL", "afhq": "FFHQ_FOCAL", "shapenet": "SHAPENET_FOCAL"}
+SECONDS_A_KEYFRAME = 2
+MOST_FRAMES = 1_000_000
 
 
 @click.command("videos")
@@ -14,69 +20,148 @@ FOCALS = {"ffhq": "FFHQ_FOCAL", "afhq": "FFHQ_FOCAL", "shapenet": "SHAPENET_FOCA
 @click.option("--seeds", type=options.SeedRange(), required=True, help="Like 0-3,7.")
 @click.option("--shuffle-seed", type=click.IntRange(0, 2**32 - 1), help="Shuffle the seeds, in this way.")
 @click.option("--grid", type=options.GridSize(), default="1x1", show_default=True, help="Columns and rows, like 4x2.")
-@click.option("--num-keyframes", type=click.IntRange(min=1), help="Seeds of each cell; by default all are used once.")
-@click.option("--w-frames", type=click.IntRange(min=1), default=120, show_default=True, help="Frames between keyframes.")
-@click.option("--trunc", "psi", type=options.Finite(-100, 100), default=1.0, show_default=True,
-              help="Truncation psi: below 1, closer to the mean.")
-@click.option("--trunc-cutoff", "cutoff", type=click.IntRange(min=0), default=14, show_default=True,
-              help="Layers that truncation reaches; 0 switches it off.")
-@click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="FOLDER")
+@click.option("--num-keyframes", type=click.IntRange(1, MOST_FRAMES), help="Seeds of each cell; by default all are used once.")
+@click.option("--w-frames", type=click.IntRange(1, MOST_FRAMES),
+              help="Frames between keyframes; by default two seconds of them, 120.")
+@options.truncation_options
+@click.option("--outdir", type=options.Output(folder=True), metavar="FOLDER", help="Write FOLDER/interpolation.mp4.")
+@click.option("--output", type=options.Output(), metavar="FILE|FOLDER/",
+              help="Instead of --outdir: the film itself, .mp4, .webm or .gif, or a folder for its frames as PNGs.")
+@click.option("--fps", type=options.Finite(0.1, 240), help="Frames a second; by default 60, in a .gif 25.")
+@click.option("--seconds", type=options.Finite(0, 86400, min_open=True),
+              help="Length of the whole film, instead of --w-frames.")
+@click.option("--orbit", type=options.Finite(0, 360, min_open=True), is_flag=False, flag_value=360.0, metavar="[DEGREES]",
+              help="Go round instead of the official path: once about, or to and fro over these degrees.")
+@click.option("--camera-path", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+              help="Follow a saved path (JSON), a frame for each camera, or as many as --seconds or --w-frames ask for.")
+@click.option("--save-camera-path", type=options.Output(), metavar="FILE", help="Save the path that is filmed (JSON).")
 @click.option("--cfg", type=click.Choice(["FFHQ", "AFHQ", "Shapenet"], case_sensitive=False),
               help="The data whose focal length to film with; by default the network's.")
 @click.option("--image_mode", "mode", type=click.Choice(["image", "image_depth", "image_raw"]), default="image",
               show_default=True, help="The final picture, the depth, or the rendering before super-resolution.")
+@click.option("--depth-colors", type=click.Choice(["grey", "viridis"]), default="grey", show_default=True,
+              help="Of --image_mode=image_depth: near is bright.")
 @click.option("--sample_mult", "multiplier", type=options.Finite(0, 64, min_open=True), default=2, show_default=True,
               help="Multiplies the samples along each ray.")
-@click.option("--nrr", "resolution", type=click.IntRange(8, 1024),
+@click.option("--nrr", "rendered", type=click.IntRange(8, 1024),
               help="Neural rendering resolution; by default the network's.")
-@options.switch("--shapes", False, help="Write the first cell's volume for every frame (.mrc), and the camera's trajectory.")
-@click.option("--shape-res", type=click.IntRange(8, 1024), default=512, show_default=True, help="Grid points along a side.")
+@options.switch("--shapes", False, help="Write the first cell's shape for every frame, and the camera's trajectory.")
+@options.shape_options
 @options.switch("--interpolate", True, help="One film through all seeds; false makes a film of each seed.")
-def videos(G, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, interpolate, cfg, shapes, shape_res, **look):
+def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, output, fps, seconds, orbit, camera_path,
+           save_camera_path, interpolate, cfg, shapes, mode, depth_colors, multiplier, rendered, psi, cutoff, **shape):
     """A film, interpolation.mp4: the camera goes round while the identity passes from seed to seed."""
     import tqdm
 
-    from eg3d import cameras, video
+    from eg3d import cameras, encoding, video
 
-    columns, rows = grid
-    if not interpolate and (grid != (1, 1) or num_keyframes or shuffle_seed is not None):
-        raise click.UsageError("--interpolate=false films each seed alone: leave out --grid, --num-keyframes, --shuffle-seed")
-    look["focal"] = getattr(cameras, FOCALS[cfg.lower()]) if cfg else None
-    if interpolate:
-        films = {"interpolation.mp4": (video.assign_seeds(seeds, columns * rows, num_keyframes, shuffle_seed), columns)}
-    else:
-        films = {f"{seed}.mp4": ([[seed]], 1) for seed in seeds}
-    outdir.mkdir(parents=True, exist_ok=True)
-    frames = sum(len(cells[0]) for cells, _ in films.values()) * w_frames
-    with tqdm.tqdm(total=frames, unit="frame") as progress:
-        for name, (cells, width) in films.items():
-            film = video.Film(G, cells, width, w_frames, **look)
-            with video.encoder(outdir / name) as add:
-                for index, frame in film:
-                    add(frame)
-                    if shapes:
-                        _save_shape(film, index, outdir / Path(name).stem, shape_res)
-                    progress.update()
+    films, columns = _films(outdir, output, seeds, grid, num_keyframes, shuffle_seed, interpolate)
+    names = list(films)
+    fps = fps or (encoding.GIF_FPS if names[0].endswith(".gif") else encoding.FPS)
+    for name in names:
+        if not encoding.is_folder(name):
+            encoding.check_fps(name, fps)
+    saved = cameras.load_path(camera_path) if camera_path else None
+    if saved is not None and orbit is not None:
+        raise click.UsageError("--orbit and --camera-path are two paths: give one of them")
+    counts = {name: _frame_count(len(cells[0]), w_frames, seconds, fps, saved) for name, cells in films.items()}
+    focal = getattr(cameras, FOCALS[cfg.lower()]) if cfg else None
+
+    G = load()
+    without = []
+    with tqdm.tqdm(total=sum(counts.values()), unit="frame") as progress:
+        for name, cells in films.items():
+            if saved is not None:
+                labels = saved if len(saved) == counts[name] else cameras.resample(saved, counts[name])
+            elif orbit is not None:
+                labels = cameras.orbit(G.rendering_kwargs, counts[name], orbit, focal=focal)
+            else:
+                labels = cameras.film_path(G.rendering_kwargs, counts[name], focal=focal)
+            film = video.Film(G, cells, labels, columns, psi, cutoff, mode, rendered, multiplier, focal, depth_colors)
+            encoding.write(_Told(film, progress.update), name, fps)
+            if save_camera_path:
+                cameras.save_path(labels, save_camera_path)
             if shapes:
-                _save_trajectory(film, outdir / f"{Path(name).stem}_trajectory.npy")
+                base = Path(name) if encoding.is_folder(name) else Path(name).with_suffix("")
+                without += _save_shapes(film, base, **shape)
+    if without:
+        raise click.ClickException(f"{len(without)} frames have no surface; the first: {without[0]}")
 
 
-def _save_shape(film, index: int, folder: Path, resolution: int) -> None:
-    from eg3d import shapes
+def _films(outdir: Optional[str], output: Optional[str], seeds: List[int], grid: Tuple[int, int], keyframes: Optional[int],
+           shuffle_seed: Optional[int], interpolate: bool) -> Tuple[Dict[str, List[List[int]]], int]:
+    """Where each film goes -> the keyframes of its cells; and the columns of its grid."""
+    from eg3d import encoding, video
 
-    session = film.session(0, index)
-    grid = shapes.density_grid(session, resolution)
-    shapes.save(grid, session.G.rendering_kwargs["box_warp"], folder / f"{index:04d}_shape.mrc")
+    if (outdir is None) == (output is None):
+        raise click.UsageError("give --outdir=FOLDER or --output=FILE, one of them")
+    if interpolate:
+        columns, rows = grid
+        path = output or str(Path(outdir) / "interpolation.mp4")
+        encoding.is_folder(path)  # refuses suffixes that are not written
+        return {path: video.assign_seeds(seeds, columns * rows, keyframes, shuffle_seed)}, columns
+    if grid != (1, 1) or keyframes or shuffle_seed is not None:
+        raise click.UsageError("--interpolate=false films each seed alone: leave out --grid, --num-keyframes, --shuffle-seed")
+    if output is not None and not encoding.is_folder(output):
+        if len(set(seeds)) > 1:
+            raise click.UsageError("--interpolate=false makes a film of each seed: give --outdir, or a folder as --output")
+        return {output: [[seeds[0]]]}, 1
+    return {str(Path(outdir) / f"{seed}.mp4" if outdir else Path(output) / str(seed)): [[seed]] for seed in seeds}, 1
 
 
-def _save_trajectory(film, path: Path) -> None:
-    """Camera-to-world matrices [frames, 4, 4]."""
+def _frame_count(keyframes: int, w_frames: Optional[int], seconds: Optional[float], fps: float, saved) -> int:
+    if w_frames is not None and seconds is not None:
+        raise click.UsageError("--w-frames and --seconds both tell the film's length: give one of them")
+    if seconds is not None:
+        frames = max(1, round(seconds * fps))
+    elif w_frames is None and saved is not None:
+        frames = len(saved)
+    else:
+        frames = keyframes * (w_frames or max(1, round(SECONDS_A_KEYFRAME * fps)))
+    if frames > MOST_FRAMES:
+        raise click.UsageError(f"a film of {frames} frames: at most {MOST_FRAMES} are made")
+    return frames
+
+
+class _Told:
+    """Frames that are counted as they come; they can be gone through again."""
+
+    def __init__(self, frames, tell):
+        self.frames, self.tell = frames, tell
+
+    def __iter__(self):
+        for frame in self.frames:
+            yield frame
+            self.tell()
+
+
+def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
+    """Shapes of the first cell, base/0000_shape.mrc and on, and base_trajectory.npy: poses [frames, 4, 4].
+
+    Returns what was said of frames that have no surface.
+    """
     import numpy as np
 
     from dnnlib.util import written_beside
+    from eg3d import shapes
 
-    with written_beside(path) as temporary:
+    before, without = None, []
+    for index in range(len(film)):
+        session = film.session(index)
+        path = base / f"{index:04d}_shape{suffix}"
+        try:
+            if session is before is not None:
+                with written_beside(path) as temporary:
+                    shutil.copyfile(base / f"{index - 1:04d}_shape{suffix}", temporary)
+            else:
+                shapes.save(session, path, **shape)
+        except shapes.NoSurface as error:
+            without.append(str(error))
+            continue
+        before = session
+    with written_beside(f"{base}_trajectory.npy") as temporary:
         np.save(temporary, film.labels[:, :16].reshape(-1, 4, 4).numpy())
+    return without
 
 
 def main() -> None:

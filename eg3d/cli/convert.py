@@ -1,0 +1,34 @@
+"""eg3d convert: networks from one format to another."""
+
+import click
+
+from eg3d.cli import options
+
+
+@click.command("convert")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO", type=options.Output())
+@click.option("--only", metavar="NAME", help="Convert one network of a snapshot, like G_ema; by default all it holds.")
+@options.trust_option
+def convert(source, target, only, trust):
+    """Converts a snapshot or network between .pkl (official) and .safetensors (which cannot hide code).
+
+    FROM is a path, URL or name; the suffix of TO says what is written. Weights, buffers and settings keep every bit. The
+    official scripts want G and D in a .pkl too: keep the whole snapshot for them.
+    """
+    import os
+
+    from eg3d import generator
+    from torch_utils.persistence import CheckpointError
+
+    generator.check_suffix(target)
+    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+        raise click.UsageError(f"{target}: FROM and TO are the same file")
+    snapshot = generator.load_snapshot(source, trust=trust)
+    if only is not None:
+        if not isinstance(snapshot, dict) or snapshot.get(only) is None:
+            held = ", ".join(str(key) for key in snapshot) if isinstance(snapshot, dict) else "one network"
+            raise CheckpointError(f"{source}: holds no {only}, but {held}")
+        snapshot = {only: snapshot[only]}
+    generator.save_snapshot(snapshot, target)
+    click.echo(f"{target}: {os.path.getsize(target) / 1e6:.1f} MB")
