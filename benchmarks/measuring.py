@@ -1,0 +1,121 @@
+"""What the benchmarks share: networks of official size, and tables of ways to do the same thing."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout that this file lies in
+
+from training.dual_discriminator import DualDiscriminator
+from training.triplane import TriPlaneGenerator
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+RENDERING = dict(  # of ffhq512-128
+    image_resolution=512, disparity_space_sampling=False, clamp_mode="softplus",
+    superresolution_module="training.superresolution.SuperresolutionHybrid8XDC", c_gen_conditioning_zero=False, c_scale=1,
+    superresolution_noise_mode="none", decoder_lr_mul=1, sr_antialias=True, depth_resolution=48,
+    depth_resolution_importance=48, ray_start=2.25, ray_end=3.3, box_warp=1, avg_camera_radius=2.7,
+    avg_camera_pivot=[0, 0, 0.2])
+
+
+def official_generator() -> TriPlaneGenerator:
+    """A generator of ffhq512-128's configuration with random weights, ready for inference."""
+    torch.manual_seed(0)
+    G = TriPlaneGenerator(
+        z_dim=512, c_dim=25, w_dim=512, img_resolution=512, img_channels=3, sr_num_fp16_res=4,
+        mapping_kwargs=dict(num_layers=2), rendering_kwargs=dict(RENDERING),
+        sr_kwargs=dict(channel_base=32768, channel_max=512, fused_modconv_default="inference_only"), channel_base=32768,
+        channel_max=512, fused_modconv_default="inference_only", num_fp16_res=0, conv_clamp=None)
+    G.neural_rendering_resolution = 128
+    return G.eval().requires_grad_(False)
+
+
+def official_discriminator() -> DualDiscriminator:
+    """Its discriminator."""
+    D = DualDiscriminator(c_dim=25, img_resolution=512, img_channels=3, channel_base=32768, channel_max=512, num_fp16_res=4,
+                          conv_clamp=256)
+    return D.eval().requires_grad_(False)
+
+
+class Run(NamedTuple):
+    seconds: float
+    peak: int  # bytes above what was held before
+    result: object
+
+
+def measure(way: Callable[[], object], device: torch.device) -> Run:
+    """Runs once. Peak memory is the device's, or on a Linux CPU the process's own."""
+    _rest()
+    before = _start(device)
+    began = time.perf_counter()
+    result = way()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return Run(time.perf_counter() - began, _peak(device) - before, result)
+
+
+def compare(title: str, ways: Dict[str, Callable[[], object]], rounds: int, device: torch.device,
+            error: Callable[[object, object], str]) -> None:
+    """Prints a table; the first way is what the others are compared with. Each is run once before it counts."""
+    first = {name: measure(way, device).result for name, way in ways.items()}
+    errors = {name: error(next(iter(first.values())), result) for name, result in first.items()}
+    del first
+    runs: Dict[str, List[Run]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            runs[name].append(measure(way, device)._replace(result=None))
+    medians = {name: statistics.median(run.seconds for run in some) for name, some in runs.items()}
+    base = next(iter(medians.values()))
+    print(f"\n### {title}\n\n| way | seconds (median of {rounds}) | times faster | peak memory, MB | error |")
+    print("|---|---|---|---|---|")
+    for name, some in runs.items():
+        peak = statistics.median(run.peak for run in some)
+        print(f"| {name} | {medians[name]:.2f} | {base / medians[name]:.2f} | {peak / 1e6:.0f} | {errors[name]} |", flush=True)
+
+
+def machine(device: torch.device) -> str:
+    """One line on what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                 if line.startswith("model name")]
+        model = names[0] if names else model
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    return (f"{model}, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()}){gpu}, torch "
+            f"{torch.__version__}, Python {platform.python_version()}")
+
+
+def _rest() -> None:
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _start(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    if CLEAR.exists():
+        CLEAR.write_text("5")  # the peak starts anew
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    """Bytes; 0 where the system does not tell."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
