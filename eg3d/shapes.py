@@ -64,12 +64,12 @@ def surface(session: Session, grid: np.ndarray, level: float = LEVEL, part: str 
     `part` is 'all' or 'largest', the component of the largest area. Raises NoSurface when the density does not cross the
     level.
     """
-    if part not in PARTS:
-        raise ValueError(f"part {part!r} of a surface: choose {' or '.join(PARTS)}")
-    inside = grid[grid > EMPTY]
+    _check_part(part)
     if not grid.min() < level < grid.max():
+        uncut = slice(_cut(len(grid)), len(grid) - _cut(len(grid)))
+        inside = grid[uncut, uncut, uncut]
         raise NoSurface(f"no surface, the density never crosses {level:g} (it goes from {inside.min():.3g} to "
-                        f"{inside.max():.3g}): choose another --shape-level")
+                        f"{inside.max():.3g}): choose another level (--shape-level)")
     spacing = session.box / (len(grid) - 1)
     vertices, faces, _, _ = skimage.measure.marching_cubes(grid, level, spacing=(spacing,) * 3, gradient_direction="ascent")
     mesh = trimesh.Trimesh(vertices - session.box / 2, faces, process=False)
@@ -79,6 +79,11 @@ def surface(session: Session, grid: np.ndarray, level: float = LEVEL, part: str 
     mesh.visual.vertex_colors = images.to_uint8(session.colors(points)).cpu().numpy()
     mesh.vertex_normals = _normals(session, mesh, points, spacing, len(grid))
     return mesh
+
+
+def _check_part(part: str) -> None:
+    if part not in PARTS:
+        raise ValueError(f"part {part!r} of a surface: choose {' or '.join(PARTS)}")
 
 
 def _largest_component(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
@@ -114,6 +119,7 @@ def save(session: Session, path: Union[str, os.PathLike], resolution: int = 512,
     suffix = Path(path).suffix
     if suffix not in FORMATS:
         raise ValueError(f"{path}: shapes are written as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    _check_part(part)
     grid = density_grid(session, resolution)
     if suffix == ".mrc":
         save_volume(grid, session.box, path)
@@ -147,15 +153,20 @@ def save_surface(mesh: trimesh.Trimesh, path: Union[str, os.PathLike]) -> None:
     elif suffix == ".obj":
         data = export_obj(mesh, include_normals=True, include_color=True, header="eg3d").encode()
     else:
-        data = export_glb(mesh, include_normals=True, buffer_postprocessor=_linear_colors)
+        data = export_glb(mesh, include_normals=True, buffer_postprocessor=_finish_gltf)
     with written_beside(path) as temporary:
         temporary.write_bytes(data)
 
 
-def _linear_colors(buffers: dict, tree: dict) -> None:
-    """glTF wants vertex colours linear, and eight bits would leave few levels of them in the dark: float32."""
-    attributes = tree["meshes"][0]["primitives"][0]["attributes"]
-    accessor = list(tree["accessors"].values())[attributes["COLOR_0"]]
+def _finish_gltf(buffers: dict, tree: dict) -> None:
+    """Linear colours, as glTF wants them (float32: eight bits would leave few levels in the dark), and a matt material.
+
+    Without one, glTF's default is metal, which is black where nothing is mirrored.
+    """
+    [primitive] = tree["meshes"][0]["primitives"]
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1}}]
+    primitive["material"] = 0
+    accessor = list(tree["accessors"].values())[primitive["attributes"]["COLOR_0"]]
     key = list(buffers)[accessor["bufferView"]]
     rgba = np.frombuffer(buffers[key], dtype=np.uint8)[: 4 * accessor["count"]].reshape(-1, 4) / 255
     rgba[:, :3] = _srgb_to_linear(rgba[:, :3])
