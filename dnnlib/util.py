@@ -155,6 +155,8 @@ def _in_place_of(path: Path):
 
     Errors of the disk name the file that the user asked for, not the one beside it, and never no file at all.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(f"{path}: what is there is no ordinary file")
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,8 @@ def _in_place_of(path: Path):
         if isinstance(error, OSError):
             if error.errno is None:
                 raise OSError(f"{path}: cannot be written ({error})") from error
-            if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(_beside(path)):
+            parts = Path(os.fsdecode(error.filename or "")).parts
+            if error.filename is None or any(part.startswith(_beside(path)) for part in parts):
                 raise type(error)(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 

@@ -28,6 +28,7 @@ SHAPENET_RADIUS = 1.7  # released ShapeNet networks are told by their camera's d
 FRONTAL = math.pi / 2  # yaw and pitch that look along -z
 ROTATION_TOLERANCE = 1e-3  # of a label's rotation from an orthonormal one: files round to some digits
 LARGEST = 1e6  # of a label's numbers
+SMALLEST_FOCAL = 1e-3
 PATH_ABOUT = ("camera path: for each frame the 4x4 camera-to-world matrix (OpenCV axes, world y up) and the 3x3 intrinsics "
               "(divided by the picture's size), row by row")
 
@@ -214,6 +215,8 @@ def _problem(numbers: Any) -> Optional[str]:
         return "has a matrix whose upper left 3x3 is no rotation"
     if np.abs(pose[3] - [0, 0, 0, 1]).max() > ROTATION_TOLERANCE:
         return "has a matrix whose last row is not 0, 0, 0, 1"
-    if numbers[16] <= 0 or numbers[20] <= 0:
+    if min(numbers[16], numbers[20]) < SMALLEST_FOCAL:
         return "has a focal length that is not positive"
+    if np.abs(np.array(numbers[22:]) - [0, 0, 1]).max() > ROTATION_TOLERANCE:
+        return "has intrinsics whose last row is not 0, 0, 1"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, Set, Tuple, Union
@@ -49,7 +50,7 @@ def report(source: Union[str, os.PathLike], picture: Path, seed: int, device: to
     yield "loads", f"{how}, {time.perf_counter() - began:.1f} s"
     held = snapshot if isinstance(snapshot, dict) else {"a network": snapshot}
     for key, value in held.items():
-        yield "holds", f"{key}: {_content(value)}"
+        yield "holds", f"{_printable(str(key))[:100]}: {_content(value)}"
         if isinstance(value, torch.nn.Module):
             _require_finite(value, f"{source}: {key}")
     G = generator.generator_of(snapshot, source).to(device)
@@ -66,7 +67,7 @@ def _carried(content: Any) -> Iterator[Line]:
     for name, texts in sources.items():
         home = persistence.OFFICIAL_CLASSES.get(name)
         if home is None:
-            yield "carries", f"source of {name}, which is no class of EG3D"
+            yield "carries", f"source of {_printable(name)[:100]}, which is no class of EG3D"
         else:
             __import__(home)
             own = all(text == persistence.module_source(home) for text in texts)
@@ -77,7 +78,24 @@ def _carried(content: Any) -> Iterator[Line]:
 def _content(value: Any) -> str:
     if isinstance(value, torch.nn.Module):
         return f"{type(value).__name__}, {sum(p.numel() for p in value.parameters()) / 1e6:.2f} M parameters"
-    return "nothing" if value is None else f"{str(value)[:200]}"
+    return "nothing" if value is None else _shown(value)
+
+
+class _Brief(reprlib.Repr):
+    """Few items of few levels: a value may unfold without end."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple, self.maxstring, self.maxother = 3, 20, 20, 20, 100, 100
+
+
+def _shown(value: Any) -> str:
+    """A value of the file in at most 200 characters that a terminal can show."""
+    return _printable(_Brief().repr(value)[:200])
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _require_finite(network: torch.nn.Module, where: str) -> None:

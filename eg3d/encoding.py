@@ -59,7 +59,8 @@ def is_folder(path: Union[str, os.PathLike]) -> bool:
 
 def check_fps(path: Union[str, os.PathLike], fps: float) -> None:
     """Raises ValueError for a rate that this kind of film cannot have."""
-    if Path(path).suffix == ".gif" and (fps > GIF_UNITS / 2 or GIF_UNITS % fps):
+    units = GIF_UNITS / fps
+    if not is_folder(path) and Path(path).suffix == ".gif" and (units < 2 or abs(units - round(units)) > 1e-6):
         raise ValueError(f"{fps:g} frames a second do not go into a .gif, which counts hundredths of seconds: "
                          "choose 50, 25, 20 or 10")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Callable, Dict, Union
 
 import torch
 
@@ -20,6 +21,21 @@ RELEASED = ("ffhq512-64", "ffhq512-128", "ffhqrebalanced512-64", "ffhqrebalanced
             "shapenetcars128-64")
 
 WRITERS = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
+
+
+# Rendering options that are used before anything else would notice what they hold -> whether a value can be.
+OPTIONS: Dict[str, Callable[[Any], bool]] = dict(
+    ray_start=lambda value: value == "auto" or _number(value), ray_end=lambda value: value == "auto" or _number(value),
+    box_warp=_positive, depth_resolution=lambda value: _positive(value) and value >= 4,
+    depth_resolution_importance=lambda value: _number(value) and value >= 0, avg_camera_radius=_positive,
+    avg_camera_pivot=lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_number, value)),
+    focal_length=_positive)
 NEEDED_OPTIONS = ("ray_start", "ray_end", "box_warp", "depth_resolution", "depth_resolution_importance")
 NEEDED = ("mapping", "synthesis", "rendering_kwargs", "z_dim", "backbone", "renderer", "decoder")
 
@@ -106,7 +122,13 @@ def generator_of(snapshot: Any, source: Union[str, os.PathLike]) -> torch.nn.Mod
         raise CheckpointError(f"{source}: holds {held}, but no G_ema")
     if not isinstance(G, torch.nn.Module) or not all(hasattr(G, name) for name in NEEDED):
         raise CheckpointError(f"{source}: holds a {type(G).__name__}, which is no tri-plane generator")
+    if not isinstance(G.rendering_kwargs, dict):
+        raise CheckpointError(f"{source}: its rendering_kwargs are a {type(G.rendering_kwargs).__name__}, no dict")
     lacking = [key for key in NEEDED_OPTIONS if key not in G.rendering_kwargs]
     if lacking:
         raise CheckpointError(f"{source}: its rendering_kwargs lack {', '.join(lacking)}")
+    for key, fits in OPTIONS.items():
+        value = G.rendering_kwargs.get(key)
+        if key in G.rendering_kwargs and not fits(value):
+            raise CheckpointError(f"{source}: its rendering_kwargs say {key} = {reprlib.repr(value)}, which cannot be")
     return G.eval().requires_grad_(False)

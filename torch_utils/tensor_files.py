@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from dnnlib import EasyDict
 from dnnlib.util import written_beside
 from torch_utils import persistence
-from torch_utils.persistence import CheckpointError, Record
+from torch_utils.persistence import REMEDY, CheckpointError, Record
 
 FORMAT_VERSION = 1
 KEY = "eg3d"  # of the configuration in the file's header
@@ -55,6 +55,8 @@ def configuration(path: Path) -> dict:
     try:
         with safetensors.safe_open(path, "pt") as file:
             return _checked((file.metadata() or {}).get(KEY))
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: damaged: nested beyond measure") from error
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: {_explained(error)}") from error
 
@@ -90,25 +92,41 @@ def save(obj: Any, path: Path) -> None:
 
     Raises CheckpointError for what this format does not hold: objects other than networks of EG3D and plain values.
     """
+    try:
+        tensors, config = _as_data(obj)
+        text = json.dumps(config, indent=1)
+    except RecursionError as error:
+        raise CheckpointError(f"the snapshot: nested beyond measure, which {SUFFIX} cannot hold") from error
+    except CheckpointError:
+        raise
+    except ValueError as error:  # Python writes no number of thousands of digits
+        raise CheckpointError(f"the snapshot: {error}") from error
+    with written_beside(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={KEY: text})
+        except safetensors.SafetensorError as error:  # its way to say that the disk is full
+            raise OSError(error) from error
+
+
+def _as_data(obj: Any) -> Tuple[Dict[str, torch.Tensor], dict]:
+    """Tensors by their names in the file, and the configuration."""
     networks: Dict[int, str] = {}  # id -> name
     described: Dict[str, dict] = {}
     tensors: Dict[str, torch.Tensor] = {}
     for name, network in _networks(obj):
         if id(network) not in networks:
+            if any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in described):
+                raise CheckpointError(f"{name}: another network's name is the same or begins so, choose .pkl or other names")
+            name.encode()  # a ValueError for half a letter
             networks[id(network)] = name
             described[name], own = _describe(network, name)
             tensors.update((f"{name}.{key}", tensor) for key, tensor in own.items())
-    config = dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
-    with written_beside(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={KEY: json.dumps(config, indent=1)})
-        except safetensors.SafetensorError as error:  # its way to say that the disk is full
-            raise OSError(error) from error
+    return tensors, dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
 
 
 def _explained(error: Exception) -> str:
     if isinstance(error, CheckpointError):
-        return str(error)
+        return str(error).replace(f"; {REMEDY}", "")  # there is no code to trust
     return f"truncated or damaged ({error})"
 
 
@@ -207,8 +225,10 @@ def _empty_state(module: torch.nn.Module) -> dict:
 def _restore_layouts(module: torch.nn.Module, states: Dict[str, dict]) -> None:
     """The file is contiguous; convolutions that were made channels_last are so again."""
     for path, some in module.named_modules():
-        for key, made in some._parameters.items():
-            have = states[path]["_parameters"].get(key)
+        made_so = [("_parameters", *item) for item in some._parameters.items()]
+        made_so += [("_buffers", *item) for item in some._buffers.items()]  # of frozen layers
+        for kind, key, made in made_so:
+            have = states[path][kind].get(key)
             if made is not None and have is not None and have.shape == made.shape and have.stride() != made.stride():
                 have.data = torch.empty_strided(made.shape, made.stride(), dtype=have.dtype).copy_(have.data)
 
@@ -240,8 +260,9 @@ def _encode(value: Any, where: str, networks: Dict[int, str] = {}) -> Any:  # no
         return {"$set": [inner(item) for item in sorted(value, key=repr)]}
     if isinstance(value, dict) and type(value) in (dict, *_KINDS.values()):
         if not all(type(key) is str and not key.startswith("$") for key in value):
-            return {"$dict": [[inner(key), inner(item)] for key, item in value.items()]}
-        plain = {key: inner(item) for key, item in value.items()}
+            plain = {"$dict": [[inner(key), inner(item)] for key, item in value.items()]}
+        else:
+            plain = {key: inner(item) for key, item in value.items()}
         tag = next((tag for tag, kind in _KINDS.items() if kind is type(value)), None)
         return plain if tag is None else {tag: plain}
     raise CheckpointError(f"{where}: holds a {type(value).__name__}, which {SUFFIX} cannot hold: choose .pkl, or leave it out")

@@ -18,15 +18,20 @@ def convert(source, target, only, trust):
     """
     import os
 
+    from torch.nn import Module
+
+    from dnnlib.util import open_url
     from eg3d import generator
     from torch_utils.persistence import CheckpointError
 
     generator.check_suffix(target)
-    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+    with open_url(generator.find(source)) as file:  # whatever way leads there
+        same = os.path.exists(target) and os.path.samefile(file.name, target)
+    if same:
         raise click.UsageError(f"{target}: FROM and TO are the same file")
     snapshot = generator.load_snapshot(source, trust=trust)
     if only is not None:
-        if not isinstance(snapshot, dict) or snapshot.get(only) is None:
+        if not isinstance(snapshot, dict) or not isinstance(snapshot.get(only), Module):
             held = ", ".join(str(key) for key in snapshot) if isinstance(snapshot, dict) else "one network"
             raise CheckpointError(f"{source}: holds no {only}, but {held}")
         snapshot = {only: snapshot[only]}

@@ -10,12 +10,14 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import click
 
+LONGEST_MESSAGE = 600  # characters
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130
+TOO_LITTLE_MEMORY = "there is too little memory: choose --device=cpu, or less --nrr, --sample_mult, --grid or --shape-res"
 
 
 class SeedRange(click.ParamType):
@@ -65,23 +67,30 @@ class Finite(click.FloatRange):
 
 
 class Output(click.ParamType):
-    """A place that can be written to; nothing is made there yet. The command gets the text, since a slash at its end counts."""
+    """A place that can be written to; nothing is made there yet. The command gets the text, since a slash at its end counts.
+
+    `folder` says what must be meant: a folder (True), a file (False), or either (None).
+    """
 
     name = "path"
 
-    def __init__(self, folder: bool = False):
-        self.folder = folder  # whether it must be one
+    def __init__(self, folder: Optional[bool] = False):
+        self.folder = folder
 
     def convert(self, value, param, ctx) -> str:
         if not value.strip() or "\0" in value:
             self.fail("the path is empty" if not value.strip() else "no path holds a NUL", param, ctx)
-        path = Path(value)
-        if self.folder and path.exists() and not path.is_dir():
-            self.fail(f"{value}: a file is there, not a folder", param, ctx)
-        # The nearest folder that is there decides.
+        path, slash = Path(value), value.endswith(("/", os.sep))
+        # The nearest place that is there decides.
         near = next(place for place in [path, *path.parents] if place.exists())
         if near != path and not near.is_dir():
             self.fail(f"{value}: {near} is a file, not a folder", param, ctx)
+        if near == path and not path.is_dir() and (self.folder or slash):
+            self.fail(f"{value}: a file is there, not a folder", param, ctx)
+        if self.folder is False and (slash or path.is_dir()):
+            self.fail(f"{value}: that is a folder, give a file's name", param, ctx)
+        if not (near.is_dir() or near.is_file()):
+            self.fail(f"{value}: what is there is no ordinary file", param, ctx)
         if not os.access(near, os.W_OK):
             self.fail(f"{value}: there is no permission to write to {near}", param, ctx)
         return value
@@ -113,7 +122,8 @@ shape_options = _together(
                  help="Grid points along a side."),
     click.option("--shape-format", "suffix", type=click.Choice([".mrc", ".ply", ".obj", ".glb"]), default=".mrc",
                  show_default=True, help="The density as a volume (.mrc), or its coloured surface."),
-    click.option("--shape-level", "level", type=Finite(), default=10.0, show_default=True, help="Density at the surface."),
+    click.option("--shape-level", "level", type=Finite(-1e6, 1e6), default=10.0, show_default=True,
+                 help="Density at the surface."),
     click.option("--shape-part", "part", type=click.Choice(["all", "largest"]), default="all", show_default=True,
                  help="Keep the whole surface, or its largest connected part."))
 
@@ -144,7 +154,7 @@ def load_network(network: str, device: str, trust: bool):
     from eg3d import generator
 
     torch.backends.cudnn.allow_tf32 = False  # the official pictures are full precision
-    click.echo(f"Loading {network} ...", err=True)
+    click.echo(f"Loading {_one_line(network)} ...", err=True)
     return generator.load(network, device=device, trust=trust)
 
 
@@ -164,13 +174,26 @@ def run(command: click.Command) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted: nothing half-written was left.", err=True)
         sys.exit(INTERRUPTED)
+    except MemoryError:
+        message = TOO_LITTLE_MEMORY
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which need not be imported yet
             raise
-        message = "the device has too little memory: choose --device=cpu, or less --nrr or --sample_mult"
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+        message = TOO_LITTLE_MEMORY
+    click.echo(f"Error: {_one_line(message)}", err=True)
     sys.exit(USER_ERROR)
 
 
+def _one_line(text: str) -> str:
+    """Without line breaks; of what is too long the beginning and the end, which say what is wrong and what to do."""
+    text = " ".join(text.split())
+    half = LONGEST_MESSAGE // 2
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"
+
+
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+    text = f"Warning: {_one_line(str(message))}"
+    if "tqdm" in sys.modules:  # above its progress bar
+        sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
+    else:
+        click.echo(text, err=True)

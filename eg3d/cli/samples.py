@@ -14,7 +14,7 @@ from eg3d.cli import options
 @click.option("--outdir", type=options.Output(folder=True), required=True, metavar="FOLDER")
 @options.switch("--shapes", False, help="Write each seed's shape too.")
 @options.shape_options
-@click.option("--fov-deg", type=options.Finite(0, 180, min_open=True, max_open=True),
+@click.option("--fov-deg", type=options.Finite(0.1, 179.9),
               help="Diagonal field of view; by default the data's: 18.83 for faces, 45 for ShapeNet. The original cut it to "
                    "whole degrees: --fov-deg=18 gives its view.")
 def samples(load, seeds, psi, cutoff, outdir, shapes, fov_deg, **shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -25,7 +26,7 @@ MOST_FRAMES = 1_000_000
               help="Frames between keyframes; by default two seconds of them, 120.")
 @options.truncation_options
 @click.option("--outdir", type=options.Output(folder=True), metavar="FOLDER", help="Write FOLDER/interpolation.mp4.")
-@click.option("--output", type=options.Output(), metavar="FILE|FOLDER/",
+@click.option("--output", type=options.Output(folder=None), metavar="FILE|FOLDER/",
               help="Instead of --outdir: the film itself, .mp4, .webm or .gif, or a folder for its frames as PNGs.")
 @click.option("--fps", type=options.Finite(0.1, 240), help="Frames a second; by default 60, in a .gif 25.")
 @click.option("--seconds", type=options.Finite(0, 86400, min_open=True),
@@ -51,39 +52,34 @@ MOST_FRAMES = 1_000_000
 def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, output, fps, seconds, orbit, camera_path,
            save_camera_path, interpolate, cfg, shapes, mode, depth_colors, multiplier, rendered, psi, cutoff, **shape):
     """A film, interpolation.mp4: the camera goes round while the identity passes from seed to seed."""
-    import tqdm
-
     from eg3d import cameras, encoding, video
 
     films, columns = _films(outdir, output, seeds, grid, num_keyframes, shuffle_seed, interpolate)
-    names = list(films)
-    fps = fps or (encoding.GIF_FPS if names[0].endswith(".gif") else encoding.FPS)
-    for name in names:
-        if not encoding.is_folder(name):
-            encoding.check_fps(name, fps)
+    first = next(iter(films))
+    fps = fps or (encoding.GIF_FPS if first.endswith(".gif") else encoding.FPS)
+    encoding.check_fps(first, fps)
+    _check_places(films, save_camera_path, shapes)
     saved = cameras.load_path(camera_path) if camera_path else None
     if saved is not None and orbit is not None:
         raise click.UsageError("--orbit and --camera-path are two paths: give one of them")
-    counts = {name: _frame_count(len(cells[0]), w_frames, seconds, fps, saved) for name, cells in films.items()}
+    frames = _frame_count(len(films[first][0]), w_frames, seconds, fps, saved)
     focal = getattr(cameras, FOCALS[cfg.lower()]) if cfg else None
 
     G = load()
+    if saved is not None:
+        labels = saved if len(saved) == frames else cameras.resample(saved, frames)
+    elif orbit is not None:
+        labels = cameras.orbit(G.rendering_kwargs, frames, orbit, focal=focal)
+    else:
+        labels = cameras.film_path(G.rendering_kwargs, frames, focal=focal)
+    if save_camera_path:
+        cameras.save_path(labels, save_camera_path)
     without = []
-    with tqdm.tqdm(total=sum(counts.values()), unit="frame") as progress:
-        for name, cells in films.items():
-            if saved is not None:
-                labels = saved if len(saved) == counts[name] else cameras.resample(saved, counts[name])
-            elif orbit is not None:
-                labels = cameras.orbit(G.rendering_kwargs, counts[name], orbit, focal=focal)
-            else:
-                labels = cameras.film_path(G.rendering_kwargs, counts[name], focal=focal)
-            film = video.Film(G, cells, labels, columns, psi, cutoff, mode, rendered, multiplier, focal, depth_colors)
-            encoding.write(_Told(film, progress.update), name, fps)
-            if save_camera_path:
-                cameras.save_path(labels, save_camera_path)
-            if shapes:
-                base = Path(name) if encoding.is_folder(name) else Path(name).with_suffix("")
-                without += _save_shapes(film, base, **shape)
+    for name, cells in films.items():
+        film = video.Film(G, cells, labels, columns, psi, cutoff, mode, rendered, multiplier, focal, depth_colors)
+        encoding.write(_Shown(film, Path(name).name), name, fps)
+        if shapes:
+            without += _save_shapes(film, _base(name), **shape)
     if without:
         raise click.ClickException(f"{len(without)} frames have no surface; the first: {without[0]}")
 
@@ -97,6 +93,8 @@ def _films(outdir: Optional[str], output: Optional[str], seeds: List[int], grid:
         raise click.UsageError("give --outdir=FOLDER or --output=FILE, one of them")
     if interpolate:
         columns, rows = grid
+        if (keyframes or 1) * columns * rows > MOST_FRAMES:
+            raise click.UsageError(f"--num-keyframes in every cell of --grid are more than {MOST_FRAMES}")
         path = output or str(Path(outdir) / "interpolation.mp4")
         encoding.is_folder(path)  # refuses suffixes that are not written
         return {path: video.assign_seeds(seeds, columns * rows, keyframes, shuffle_seed)}, columns
@@ -123,16 +121,36 @@ def _frame_count(keyframes: int, w_frames: Optional[int], seconds: Optional[floa
     return frames
 
 
-class _Told:
-    """Frames that are counted as they come; they can be gone through again."""
+def _base(name: str) -> Path:
+    """What the files that go with a film are called after."""
+    from eg3d import encoding
 
-    def __init__(self, frames, tell):
-        self.frames, self.tell = frames, tell
+    return Path(name) if encoding.is_folder(name) else Path(name).with_suffix("")
+
+
+def _check_places(films: Dict[str, List[List[int]]], camera_path: Optional[str], shapes: bool) -> None:
+    """What would only show when a film is made: that two files have the same place."""
+    from eg3d import encoding
+
+    for name in films:
+        base = _base(name)
+        if (shapes or encoding.is_folder(name)) and base.exists() and not base.is_dir():
+            raise click.UsageError(f"{base}: a file is there, but frames or shapes need a folder of that name")
+        taken = {os.path.abspath(path) for path in (name, base, f"{base}_trajectory.npy")}
+        if camera_path and os.path.abspath(camera_path) in taken:
+            raise click.UsageError(f"--save-camera-path: {camera_path} is the film's own place")
+
+
+class _Shown:
+    """Frames under a progress bar; they can be gone through again."""
+
+    def __init__(self, frames, title: str):
+        self.frames, self.title = frames, title
 
     def __iter__(self):
-        for frame in self.frames:
-            yield frame
-            self.tell()
+        import tqdm
+
+        yield from tqdm.tqdm(self.frames, desc=self.title, unit="frame")
 
 
 def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
