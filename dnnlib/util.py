@@ -162,8 +162,8 @@ def _in_place_of(path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            for folder in made:
+        for folder in made:
+            with contextlib.suppress(OSError):
                 folder.rmdir()
         if isinstance(error, OSError):
             if error.errno is None:

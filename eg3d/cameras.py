@@ -171,7 +171,7 @@ def resample(labels: Tensor, frames: int) -> Tensor:
     if len(labels) == 1:
         return labels.repeat(frames, 1)
     have, wanted = np.arange(len(labels)), np.linspace(0, len(labels) - 1, frames)
-    numbers = labels.double().numpy()
+    numbers = labels.double().cpu().numpy()
     path = scipy.interpolate.interp1d(have, numbers, axis=0)(wanted)
     poses = path[:, :16].reshape(-1, 4, 4)
     rotations = Rotation.from_matrix(numbers[:, :16].reshape(-1, 4, 4)[:, :3, :3])

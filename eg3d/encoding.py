@@ -68,8 +68,9 @@ def check_fps(path: Union[str, os.PathLike], fps: float) -> None:
 def write(frames: Iterable[np.ndarray], path: Union[str, os.PathLike], fps: float = FPS) -> Path:
     """Writes frames, uint8 [H, W, 3] each, as the film or into the folder (see `is_folder`) that `path` names.
 
-    If encoding fails, warns and writes PNGs into `<name>-frames` beside it; for that `frames` is gone through again. Returns
-    where the frames are: complete, or not at all. Raises OSError where they cannot be written, ValueError for the suffix.
+    If encoding fails, warns and writes PNGs into `<name>-frames` beside it; for that `frames` is gone through again, and where
+    that cannot be, as with a generator, EncodingError is raised. Returns where the frames are: complete, or not at all.
+    Raises OSError where they cannot be written, ValueError for the suffix and for no frames.
     """
     folder, path = is_folder(path), Path(path)
     if folder:
@@ -82,6 +83,8 @@ def write(frames: Iterable[np.ndarray], path: Union[str, os.PathLike], fps: floa
                 add(frame)
         return path
     except EncodingError as error:
+        if iter(frames) is frames:
+            raise
         folder = path.with_name(f"{path.stem}-frames")
         warnings.warn(f"{path}: {error}; its frames become PNGs in {folder}", RuntimeWarning, stacklevel=2)
         write_pngs(frames, folder)
@@ -91,8 +94,11 @@ def write(frames: Iterable[np.ndarray], path: Union[str, os.PathLike], fps: floa
 def write_pngs(frames: Iterable[np.ndarray], folder: Union[str, os.PathLike]) -> None:
     """Writes 00000.png, 00001.png ... into a folder, which may hold other files; all of them, or none."""
     with folder_written_beside(folder) as temporary:
-        for index, frame in enumerate(frames):
-            images.save_png(frame, temporary / f"{index:05d}.png")
+        count = 0
+        for count, frame in enumerate(frames, start=1):
+            images.save_png(frame, temporary / f"{count - 1:05d}.png")
+        if count == 0:
+            raise ValueError(f"{folder}: there are no frames")
 
 
 class _Encoder:
@@ -134,7 +140,7 @@ class _Encoder:
     def add(self, frame: np.ndarray) -> None:
         self._check()
         self._count += 1
-        self._frames.put(frame)
+        self._frames.put(frame.copy())  # the caller may use its memory for the next
 
     def _check(self) -> None:
         if self._error is not None:
@@ -146,11 +152,13 @@ class _Encoder:
         """Waits until every frame is encoded and reads the film back. Raises EncodingError if it lacks a frame."""
         self._close()
         self._check()
+        if self._count == 0:
+            raise ValueError("a film without frames")
         try:
             arrived, _seconds = imageio_ffmpeg.count_frames_and_secs(str(self._path))
         except RuntimeError:  # no film that the decoder understands
             arrived = 0
-        if arrived != self._count or arrived == 0:
+        if arrived != self._count:
             raise EncodingError(f"encoding failed: {arrived} of {self._count} frames are in the film; is the disk full?")
 
     def abandon(self) -> None:

@@ -10,6 +10,7 @@ Notation: N identities, M points, L styles, W style size.
 from __future__ import annotations
 
 import contextlib
+import numbers
 from typing import Dict, Iterator, Optional, Sequence, Union
 
 import torch
@@ -28,7 +29,8 @@ class Session:
 
     def __init__(self, G: torch.nn.Module, ws: Tensor, seed: Union[int, Sequence[int]] = 0,
                  rendering_options: Optional[dict] = None):
-        self.seeds = [seed] * len(ws) if isinstance(seed, int) else list(seed)
+        seeds = [seed] * len(ws) if isinstance(seed, numbers.Integral) else seed
+        self.seeds = [int(one) for one in seeds]  # NumPy's too
         if len(self.seeds) != len(ws):
             raise ValueError(f"{len(self.seeds)} seeds for {len(ws)} identities")
         self.G, self.ws = G, ws
@@ -105,16 +107,16 @@ class Session:
 
     def _decode(self, points: Tensor, identity: int, chosen) -> Tensor:
         options = dict(self.options, density_noise=0)
+        ws = self.ws[[identity]]
+        planes = self.planes[[identity]] if self.own_planes else None
         parts = []
         for some in points.split(POINTS_AT_ONCE):
             some = some[None].to(self.device)
             if self.own_planes:
                 out = self.G.renderer.run_model(
-                    self.planes[identity : identity + 1], self.G.decoder, some, torch.zeros_like(some),
-                    dict(self.G.rendering_kwargs, **options))
+                    planes, self.G.decoder, some, torch.zeros_like(some), dict(self.G.rendering_kwargs, **options))
             else:
                 with self._own_settings(options):
-                    out = self.G.sample_mixed(
-                        some, torch.zeros_like(some), self.ws[identity : identity + 1], noise_mode="const")
+                    out = self.G.sample_mixed(some, torch.zeros_like(some), ws, noise_mode="const")
             parts.append(chosen(out))
         return torch.cat(parts)

@@ -1,7 +1,11 @@
-"""Dictionaries with attributes, objects by name, files from URLs. The server is a thread of this process."""
+"""Dictionaries with attributes, objects by name, files from URLs, files that are whole or absent.
+
+The server is a thread of this process.
+"""
 
 import contextlib
 import copy
+import errno
 import hashlib
 import http.client
 import http.server
@@ -271,6 +275,23 @@ def test_no_answer(server):
     assert cached() == [] and read(server.url()) == CONTENT
 
 
+@pytest.mark.parametrize("size", [0, 1, util.DOWNLOAD_BLOCK, util.DOWNLOAD_BLOCK + 1])
+def test_checksum_of_files(tmp_path, size):
+    """SHA-256 of all of the file, also where it does not fit into one block."""
+    content = (CONTENT * (size // len(CONTENT) + 1))[:size]
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert util.checksum(path) == util.checksum(str(path)) == hashlib.sha256(content).hexdigest()
+
+
+def test_known_checksum(tmp_path):
+    """The standard's own example."""
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert util.checksum(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(FileNotFoundError):
+        util.checksum(tmp_path / "missing")
+
+
 # ------------------------------------------------------------------------------------------------ written_beside
 
 @contextlib.contextmanager
@@ -316,3 +337,197 @@ def test_written_beside_follows_the_umask(tmp_path, mask, mode):
             pass
         assert os.umask(mask) == mask
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
+# ------------------------------------------------------------------------------------------------ whole folders
+
+def fill(folder, **files):
+    for name, content in files.items():
+        (folder / name).write_text(content)
+
+
+def content(folder):
+    """Everything below a folder: names, and the text of files."""
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_folder_written_beside(tmp_path, kind):
+    """Until the block ends there is no folder; then it is whole, and nothing else. Folders above it are made."""
+    path = tmp_path / "new" / "deep" / "frames"
+    with util.folder_written_beside(kind(path)) as temporary:
+        assert temporary.parent == path.parent and temporary.is_dir() and temporary != path
+        fill(temporary, a="1", b="2")
+        (temporary / "inner").mkdir()
+        fill(temporary / "inner", c="3")
+        assert not path.exists()
+    assert content(path) == {"a": "1", "b": "2", "inner": None, "inner/c": "3"} and os.listdir(path.parent) == ["frames"]
+
+
+def test_folder_that_is_there(tmp_path):
+    """Its files of the same names are replaced at the end, others stay."""
+    path = tmp_path / "frames"
+    path.mkdir()
+    fill(path, a="old", mine="kept")
+    with util.folder_written_beside(path) as temporary:
+        fill(temporary, a="new", b="2")
+        assert content(path) == {"a": "old", "mine": "kept"}
+    assert content(tmp_path) == {"frames": None, "frames/a": "new", "frames/b": "2", "frames/mine": "kept"}
+
+
+def test_folder_behind_a_link(tmp_path):
+    """A link to a folder remains one."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with util.folder_written_beside(tmp_path / "link") as temporary:
+        fill(temporary, a="1")
+    assert (tmp_path / "link").is_symlink() and content(tmp_path / "real") == {"a": "1"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
+def test_folders_follow_the_umask(tmp_path, mask, mode):
+    """As folders made in the ordinary way would; those that were there keep what they have."""
+    (tmp_path / "there").mkdir(mode=0o711)
+    with umask(mask):
+        for name in ("new/frames", "there"):
+            with util.folder_written_beside(tmp_path / name):
+                pass
+        assert os.umask(mask) == mask
+    for name in ("new", "new/frames"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o711
+
+
+# ------------------------------------------------------------------------------------------------ what errors leave
+
+BESIDE = pytest.mark.parametrize("beside", [util.written_beside, util.folder_written_beside], ids=["file", "folder"])
+
+
+def start(temporary):
+    """Half of what was to be written."""
+    if temporary.is_dir():
+        fill(temporary, a="half")
+    else:
+        temporary.write_text("half")
+
+
+@BESIDE
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit, OSError])
+def test_folders_made_for_nothing_go(tmp_path, beside, error):
+    """After an error the folders that were made for it are gone, and those that were there stay, empty or not."""
+    (tmp_path / "there").mkdir()
+    with pytest.raises(error), beside(tmp_path / "there" / "new" / "deep" / "thing.x") as temporary:
+        start(temporary)
+        raise error
+    assert content(tmp_path) == {"there": None}
+
+
+@BESIDE
+def test_folders_with_something_else_stay(tmp_path, beside):
+    """What came into them in the meantime is not ours."""
+    with pytest.raises(ZeroDivisionError), beside(tmp_path / "new" / "deep" / "thing.x") as temporary:
+        start(temporary)
+        fill(tmp_path / "new", other="mine")
+        1 / 0  # noqa: B018
+    assert content(tmp_path) == {"new": None, "new/other": "mine"}
+
+
+@BESIDE
+def test_folders_by_detours_go(tmp_path, beside):
+    """new/../other leads through a folder that is made on the way."""
+    with pytest.raises(ZeroDivisionError), beside(tmp_path / "new" / ".." / "other" / "thing.x"):
+        1 / 0  # noqa: B018
+    assert content(tmp_path) == {}
+
+
+def test_folder_that_is_there_after_an_error(tmp_path):
+    """It stays as it was."""
+    path = tmp_path / "frames"
+    path.mkdir()
+    fill(path, a="old")
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        with pytest.raises(error), util.folder_written_beside(path) as temporary:
+            start(temporary)
+            raise error
+        assert content(tmp_path) == {"frames": None, "frames/a": "old"}
+
+
+@BESIDE
+@pytest.mark.parametrize("error, kind", [
+    (OSError(errno.ENOSPC, "No space left on device"), OSError),
+    (PermissionError(errno.EACCES, "Permission denied"), PermissionError),
+    (OSError("encoder error -2"), OSError),
+    (OSError(), OSError),
+])
+def test_errors_name_the_place(tmp_path, beside, error, kind):
+    """One line with the path that was asked for, in errors that name none; what they were about is still in them."""
+    path = tmp_path / "thing.x"
+    with pytest.raises(kind) as caught, beside(path):
+        raise error
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and caught.value.__cause__ is error
+    assert (error.strerror or str(error)) in message and caught.value.errno == error.errno
+    assert (caught.value.filename == str(path)) == (error.errno is not None)
+
+
+@BESIDE
+def test_errors_about_other_files(tmp_path, beside):
+    """An error that names a file of its own comes through as it is."""
+    with pytest.raises(FileNotFoundError) as caught, beside(tmp_path / "thing.x"):
+        (tmp_path / "network.pkl").read_bytes()
+    assert caught.value.filename == str(tmp_path / "network.pkl") and caught.value.__cause__ is None
+    assert content(tmp_path) == {}
+
+
+@BESIDE
+def test_errors_do_not_name_the_temporary_file(tmp_path, beside):
+    """Not the temporary file itself, nor one inside a temporary folder."""
+    path = tmp_path / "thing.x"
+    with pytest.raises(OSError) as caught, beside(path) as temporary:
+        (temporary / "inner" / "file").read_text()
+    assert caught.value.filename == str(path) and caught.value.filename2 is None
+    with pytest.raises(FileExistsError) as caught, beside(path) as temporary:
+        os.mkdir(temporary)
+    assert caught.value.filename == str(path)
+
+
+def test_errors_of_files_in_folders(tmp_path):
+    """A file written beside, within a folder written beside: the folder that was asked for is named."""
+    path = tmp_path / "frames"
+    with (pytest.raises(OSError, match="No space left") as caught, util.folder_written_beside(path) as temporary,
+          util.written_beside(temporary / "00000.png")):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(path) in str(caught.value) and f"{tmp_path}{os.sep}." not in str(caught.value)
+
+
+@BESIDE
+@pytest.mark.parametrize("where", ["file/thing.x", "file/deep/thing.x"])
+def test_file_in_the_way(tmp_path, beside, where):
+    """Where a folder should be there is a file: it stays, and the error names a part of the path."""
+    fill(tmp_path, file="mine")
+    with pytest.raises(OSError, match="file") as caught, beside(tmp_path / where):
+        pytest.fail("nothing can be written there")
+    assert "\n" not in str(caught.value) and content(tmp_path) == {"file": "mine"}
+
+
+def test_file_for_a_folder_and_a_folder_for_a_file(tmp_path):
+    """Neither replaces the other; the error names what was asked for, and no temporary file."""
+    fill(tmp_path, thing="mine")
+    (tmp_path / "folder").mkdir()
+    fill(tmp_path / "folder", a="1")
+    for beside, name in ((util.folder_written_beside, "thing"), (util.written_beside, "folder")):
+        with pytest.raises(OSError) as caught, beside(tmp_path / name) as temporary:
+            start(temporary)
+        assert str(tmp_path / name) in str(caught.value) and f"{tmp_path}{os.sep}." not in str(caught.value)
+        assert content(tmp_path) == {"thing": "mine", "folder": None, "folder/a": "1"}
+
+
+@BESIDE
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_what_is_no_ordinary_file(tmp_path, beside):
+    """A pipe, like a device, is not replaced by a file."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe: what is there is no ordinary file"), beside(tmp_path / "pipe"):
+        pytest.fail("nothing can be written there")
+    assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]

@@ -1,12 +1,16 @@
-"""A session: one identity from anywhere, the same pictures as the official calls, and a network that stays as it was."""
+"""A session: identities from anywhere, the same pictures as the official calls, and a network that stays as it was."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 
 from eg3d import cameras, generator, sampling, session
 from eg3d.session import Session
+from training.volumetric_rendering.ray_sampler import RaySampler
+from training.volumetric_rendering.renderer import ImportanceRenderer
 
 CLOSE = dict(rtol=0, atol=1e-5)  # the same float32 sums in other orders; pictures and depths are of size 1
 SIZE = 8  # of the raw rendering
@@ -142,11 +146,6 @@ def test_options_of_a_session(G, ws, c):
     same(Session(G, ws).render(c, SIZE), Session(copy.deepcopy(G), ws).render(c, SIZE))
 
 
-def test_one_identity_a_session(G, ws):
-    with pytest.raises(ValueError, match="one identity, not 2"):
-        Session(G, ws.repeat(2, 1, 1))
-
-
 def test_noise_is_const_in_superresolution(G, ws, c):
     """A network that was trained with random noise there gives the same picture twice."""
     noisy = copy.deepcopy(G)
@@ -162,6 +161,153 @@ def test_one_camera_a_picture(G, ws, c):
     """Two labels at once are refused in words, not by the inside of the renderer."""
     with pytest.raises(ValueError, match=r"one camera.*not \[2, 25\]"):
         Session(G, ws).render(c.repeat(2, 1), SIZE)
+
+
+# ------------------------------------------------------------------------------------------------ several identities
+
+SEEDS = (7, 2, 9)
+
+
+@pytest.fixture(scope="module")
+def several(G):
+    return torch.cat([sampling.styles(G, seed) for seed in SEEDS])
+
+
+@pytest.fixture(scope="module")
+def solid(G):
+    """The network with firm bodies in empty space: where a ray meets none, its weights are exactly zero."""
+    firm, sharpness = copy.deepcopy(G), 100
+    last = firm.decoder.net[-1]
+    with torch.no_grad():
+        # Nothing outside the box, where features are zero: the density there is taken off, and a little more.
+        outside = firm.decoder(torch.zeros(1, 3, 1, 32), None)["sigma"].item()
+        last.weight[0] *= sharpness
+        last.bias[0] = (last.bias[0] - outside) * sharpness - 20
+    return firm
+
+
+@pytest.mark.parametrize("kind", [lambda G: G, Fork], ids=["own", "fork"])
+@pytest.mark.parametrize("seed", [4, (4, 5, 4)], ids=["one seed", "a seed each"])
+def test_several_identities(kind, seed, G, several, c):
+    """Each looks as it does alone. Convolutions of a batch may round in another order, hence to rounding."""
+    together = Session(kind(G), several, seed).render(c, SIZE)
+    assert together["image"].shape == (3, 3, 128, 128) and together["image_depth"].shape == (3, 1, SIZE, SIZE)
+    for index in range(3):
+        own = seed if isinstance(seed, int) else seed[index]
+        alone = Session(G, several[index : index + 1], own).render(c, SIZE)
+        same({key: shown[index : index + 1] for key, shown in together.items()}, alone)
+    assert (together["image_depth"][0] - together["image_depth"][1]).abs().max() > 1e-3
+
+
+def test_each_identity_has_its_own_jitter(G, ws, c):
+    """One identity three times: the same seed shows the same, another one other depths."""
+    depth = Session(G, ws.repeat(3, 1, 1), [1, 2, 1]).render(c, SIZE)["image_depth"]
+    torch.testing.assert_close(depth[0], depth[2], **CLOSE)
+    assert (depth[0] - depth[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("distance", [2.7, 2.2])
+def test_depth_does_not_depend_on_the_neighbours(solid, several, distance):
+    """Rays that meet nothing end at the furthest depth of their own picture, which differs with the seed.
+
+    Densities here are a hundred times the network's, so the rounding of the planes is too: 1e-3 for 1e-5.
+    """
+    c = cameras.view(dict(solid.rendering_kwargs, avg_camera_radius=distance), yaw=0.3, focal=2.0)
+    seeds = (1, 2, 3)
+    together = Session(solid, several, seeds).render(c, 12)["image_depth"]
+    alone = torch.cat([Session(solid, several[i : i + 1], seeds[i]).render(c, 12)["image_depth"] for i in range(3)])
+    missing = alone == alone.amax((1, 2, 3), keepdim=True)
+    assert (missing.sum((1, 2, 3)) > 10).all() and not missing.all((1, 2, 3)).any()  # rays that miss, rays that do not
+    furthest = alone.amax((1, 2, 3))
+    assert min((furthest[i] - furthest[j]).abs() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-4  # what a shared limit would mix
+    torch.testing.assert_close(together[missing], alone[missing], rtol=0, atol=1e-6)  # no planes are in these: float32's own
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("seeds", [[], [1], [1, 2], [1, 2, 3, 4]])
+def test_wrong_number_of_seeds(G, several, seeds):
+    with pytest.raises(ValueError, match=f"{len(seeds)} seeds for 3 identities"):
+        Session(G, several, seeds)
+
+
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_chunks_of_several(G, several, c, budget, monkeypatch):
+    """Rays of several identities in pieces: the same pictures."""
+    whole = Session(G, several, SEEDS).render(c, SIZE)
+    monkeypatch.setattr(session, "SAMPLES_AT_ONCE", {"cpu": budget})
+    same(Session(G, several, SEEDS).render(c, SIZE), whole)
+
+
+@pytest.mark.parametrize("kind", [copy.deepcopy, Fork], ids=["own", "fork"])
+def test_planes_of_several_are_computed_once(kind, G, several, c):
+    """A pass of the backbone for all of them, or, through official calls, one for each."""
+    network, calls = kind(G), []
+    inner = network if kind is copy.deepcopy else network._inner[0]
+    inner.backbone.synthesis.register_forward_hook(lambda _module, given, _out: calls.append(len(given[0])))
+    identities = Session(network, several)
+    first = identities.render(c, SIZE)
+    same(identities.render(c, SIZE), first)
+    assert calls == ([3] if kind is copy.deepcopy else [1, 1, 1])
+
+
+# ------------------------------------------------------------------------------------------------ limits of depth
+
+class Fog(torch.nn.Module):
+    """Matter of one density wherever the planes are 1; where they are 0, nothing, and weights are exactly zero."""
+
+    def forward(self, features, directions):
+        mean = features.mean(dim=1)
+        return dict(rgb=mean, sigma=mean * 103 - 100)
+
+
+NEAR, FAR, SAMPLES, RAYS = 2.0, 3.4, 5, 4
+
+
+def naive_depths(full, seed):
+    """Depths [RAYS], NaN where nothing is met, and every sampled depth, of one picture: ray by ray, sample by sample."""
+    noise = torch.rand(1, RAYS, SAMPLES, 1, generator=torch.Generator().manual_seed(seed))[0, :, :, 0].double().numpy()
+    density, found, sampled = math.log1p(math.exp((3 if full else -100) - 1)) if full else 0.0, [], []
+    for ray in range(RAYS):
+        t = [NEAR + (i + noise[ray, i]) / (SAMPLES - 1) * (FAR - NEAR) for i in range(SAMPLES)]
+        through, total, depth = 1.0, 0.0, 0.0
+        for i in range(SAMPLES - 1):
+            weight = (1 - math.exp(-density * (t[i + 1] - t[i]))) * through
+            through, total, depth = through - weight, total + weight, depth + weight * (t[i] + t[i + 1]) / 2
+        found.append(depth / total if total else math.nan)
+        sampled += t
+    return np.array(found), sampled
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+@pytest.mark.parametrize("scope", ["call", "sample", None])
+def test_depth_limits(scope, chunk):
+    """Empty rays end at the furthest depth of the call, official and the default, or of their own sample of the batch."""
+    full, seeds = [False, True, False], [11, 12, 13]
+    options = dict(ray_start=NEAR, ray_end=FAR, box_warp=1000, depth_resolution=SAMPLES, depth_resolution_importance=0,
+                   disparity_space_sampling=False, clamp_mode="softplus", ray_chunk=chunk,
+                   generator=[torch.Generator().manual_seed(seed) for seed in seeds])
+    if scope is not None:
+        options["depth_limits"] = scope
+    planes = torch.tensor(full).float().reshape(3, 1, 1, 1, 1).expand(3, 3, 4, 8, 8)
+    directions = torch.nn.functional.normalize(torch.randn(3, RAYS, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    _, depth, weight = ImportanceRenderer()(planes, Fog(), torch.zeros(3, RAYS, 3), directions, options)
+    assert (weight[0] == 0).all() and (weight[1] > 0).all()
+
+    naive = [naive_depths(*of) for of in zip(full, seeds)]
+    everything = [t for _, sampled in naive for t in sampled]
+    for index, (found, sampled) in enumerate(naive):
+        limits = sampled if scope == "sample" else everything
+        expected = [max(min(math.inf if math.isnan(x) else x, max(limits)), min(limits)) for x in found]
+        # float32: a few dozen roundings of 6e-8 in a row
+        np.testing.assert_allclose(depth[index, :, 0].numpy(), expected, rtol=0, atol=1e-5)
+    assert abs(max(naive[0][1]) - max(naive[2][1])) > 1e-3
+
+
+@pytest.mark.parametrize("scope", ["both", None, 1])
+def test_unknown_depth_limits(G, several, c, scope):
+    """The option of the renderer, named with what it may be."""
+    with pytest.raises(ValueError, match=f"depth_limits={scope!r}: choose call or sample"):
+        G.render(G.planes(several[:1]), several[:1], c, 4, rendering_options=dict(depth_limits=scope))
 
 
 # ------------------------------------------------------------------------------------------------ densities
@@ -189,6 +335,48 @@ def test_density_is_free_of_noise(kind, G, ws, points):
     noisy = kind(copy.deepcopy(G))
     noisy.rendering_kwargs["density_noise"] = 1
     torch.testing.assert_close(Session(noisy, ws).density(points), Session(G, ws).density(points), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", [lambda G: G, Fork], ids=["own", "fork"])
+def test_densities_and_colors_of_each_identity(kind, G, several, points, monkeypatch):
+    """What sample_mixed gives for its styles; colours in [-1, 1], the first three features; also some points at a time."""
+    identities = Session(kind(G), several)
+    for identity, at_once in ((0, 1 << 17), (2, 1 << 17), (1, 60)):
+        monkeypatch.setattr(session, "POINTS_AT_ONCE", at_once)
+        with torch.no_grad():
+            sampled = G.sample_mixed(
+                points[None], torch.zeros_like(points)[None], several[identity : identity + 1], noise_mode="const")
+        density, colors = identities.density(points, identity), identities.colors(points, identity=identity)
+        torch.testing.assert_close(density, sampled["sigma"][0, :, 0], **CLOSE)
+        torch.testing.assert_close(colors, sampled["rgb"][0, :, :3] * 2 - 1, **CLOSE)
+        assert colors.shape == (len(points), 3)
+    torch.testing.assert_close(identities.density(points), identities.density(points, 0), rtol=0, atol=0)
+    assert (identities.density(points, 0) - identities.density(points, 1)).abs().max() > 0.01
+
+
+def test_pictures_blend_what_a_session_tells(G, several):
+    """Absorption of the second identity's densities along four rays in small steps, seen in its colours: the raw picture.
+
+    The renderer's 200 jittered samples of a ray are 5e-3 apart; the middles of their intervals make the sum good to the square
+    of that where the density is smooth, to 1e-3 where the planes' texels bend it.
+    """
+    c = cameras.view(G.rendering_kwargs, yaw=0.2)
+    fine = Session(G, several, SEEDS, dict(depth_resolution=200, depth_resolution_importance=0))
+    origins, directions = RaySampler()(c[:, :16].reshape(1, 4, 4), c[:, 16:].reshape(1, 3, 3), 2)
+    start, end, steps = G.rendering_kwargs["ray_start"], G.rendering_kwargs["ray_end"], 2000
+    delta = (end - start) / steps
+    expected = torch.zeros(4, 3)
+    for ray in range(4):
+        t = start + (torch.arange(steps) + 0.5)[:, None] * delta
+        points = origins[0, ray] + t * directions[0, ray]
+        passed = 0.0
+        for density, color in zip(fine.density(points, 1).tolist(), fine.colors(points, 1)):
+            absorbed = math.log1p(math.exp(density - 1)) * delta
+            expected[ray] += math.exp(-passed) * (1 - math.exp(-absorbed)) * (color + 1)
+            passed += absorbed
+    shown = fine.render(c, 2)["image_raw"][1].flatten(1).T
+    torch.testing.assert_close(shown, expected - 1, rtol=0, atol=1e-3)
+    assert (shown - fine.render(c, 2)["image_raw"][0].flatten(1).T).abs().max() > 0.02
 
 
 # ------------------------------------------------------------------------------------------------ what stays as it was

@@ -1,11 +1,8 @@
-"""Films: closed curves through styles, frames that depend on nothing else, and files that are whole or absent."""
+"""Films: closed curves through styles, cells rendered together or alone, and frames that depend on nothing else."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import re
+import warnings
 
-import imageio
 import numpy as np
 import pytest
 import scipy.interpolate
@@ -15,9 +12,8 @@ from eg3d import cameras, generator, sampling, video
 from eg3d.session import Session
 from torch_utils import images
 
-ROOT = Path(__file__).parents[2]
 SIZE = 8  # of the raw rendering
-FRAMES = 3  # between keyframes
+FRAMES = 3  # of a film, unless it says otherwise
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +21,14 @@ def G(tiny_path):
     return generator.load(tiny_path, device="cpu")
 
 
-def film(G, seeds, columns=1, mode="image", **kwargs):
-    return video.Film(G, seeds, columns, FRAMES, psi=0.7, mode=mode, resolution=SIZE, multiplier=0.5, **kwargs)
+def film(G, seeds, columns=1, mode="image", frames=FRAMES, **kwargs):
+    labels = cameras.film_path(G.rendering_kwargs, frames)
+    return video.Film(G, seeds, labels, columns, **{**dict(psi=0.7, mode=mode, resolution=SIZE, multiplier=0.5), **kwargs})
+
+
+def grey(frame):
+    """Bytes as numbers that can be subtracted."""
+    return frame.astype(int)
 
 
 # ------------------------------------------------------------------------------------------------ interpolation
@@ -34,20 +36,31 @@ def film(G, seeds, columns=1, mode="image", **kwargs):
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_curve_through_the_keys(count):
     """The curve meets each key at its number, is closed, and is the cubic one through five copies of the keys."""
-    keys = torch.from_numpy(np.random.RandomState(count).randn(count, 4, 3).astype(np.float32))
+    keys = torch.from_numpy(np.random.RandomState(count).randn(count, 2, 4, 3).astype(np.float32))
     at = video.interpolated_styles(keys)
     for index in range(count):
-        assert at(index).shape == (1, 4, 3) and at(index).dtype == torch.float32
-        torch.testing.assert_close(at(index)[0], keys[index])
+        assert at(index).shape == (2, 4, 3) and at(index).dtype == torch.float32
+        torch.testing.assert_close(at(index), keys[index])
     torch.testing.assert_close(at(count), at(0))
-    naive = scipy.interpolate.interp1d(np.arange(-2 * count, 3 * count), np.tile(keys.numpy(), (5, 1, 1)), kind="cubic", axis=0)
+    copies = np.tile(keys.numpy(), (5, 1, 1, 1))
+    naive = scipy.interpolate.interp1d(np.arange(-2 * count, 3 * count), copies, kind="cubic", axis=0)
     for position in np.linspace(0, count, 17):
-        np.testing.assert_allclose(at(position)[0].numpy(), naive(position), atol=1e-5)
+        # Styles of size 1 in float32: a few roundings of 6e-8, and what the two solvers differ by.
+        np.testing.assert_allclose(at(position).numpy(), naive(position), atol=1e-5)
+
+
+def test_curves_of_cells_are_their_own():
+    """Every cell of a grid goes through its keys as it would alone."""
+    keys = torch.from_numpy(np.random.RandomState(7).randn(3, 4, 2, 5).astype(np.float32))
+    together = video.interpolated_styles(keys)(1.3)
+    for cell in range(4):
+        alone = video.interpolated_styles(keys[:, cell : cell + 1])(1.3)
+        torch.testing.assert_close(together[cell : cell + 1], alone)  # float32's own tolerance
 
 
 def test_curve_is_smooth_where_it_closes():
     """Near the end it goes on as it does near the beginning. Copies of the keys are finitely many, hence the tolerance."""
-    keys = torch.from_numpy(np.random.RandomState(0).randn(4, 1, 5).astype(np.float32))
+    keys = torch.from_numpy(np.random.RandomState(0).randn(4, 1, 1, 5).astype(np.float32))
     at, step = video.interpolated_styles(keys), 0.01
     torch.testing.assert_close(at(4) - at(4 - step), at(step) - at(0), atol=2e-3, rtol=0)
 
@@ -95,7 +108,7 @@ def test_sampling_options(G):
 @pytest.mark.parametrize("mode", video.IMAGE_MODES)
 def test_a_cell_equals_the_film_of_its_seed(G, mode):
     """Cell by cell, a film of four seeds shows exactly what the films of one seed show."""
-    together = film(G, [[0], [1], [2], [3]], columns=2, mode=mode).frame(1)
+    together = film(G, [[0], [1], [2], [3]], columns=2, mode=mode, at_once=1).frame(1)
     size = 128 if mode == "image" else SIZE
     assert together.shape == (2 * size, 2 * size, 3) and together.dtype == np.uint8
     alone = [film(G, [[seed]], mode=mode).frame(1) for seed in range(4)]
@@ -105,143 +118,199 @@ def test_a_cell_equals_the_film_of_its_seed(G, mode):
 
 
 def test_a_frame_equals_itself_in_sequence(G):
-    """No frame depends on those before it; on a film of two keyframes neither."""
+    """No frame depends on those before it, on a film of two keyframes neither; a film can be gone through again."""
     for seeds in ([[2]], [[0, 1]]):
         moving = film(G, seeds)
-        assert len(moving) == FRAMES * len(seeds[0])
-        sequence = dict(moving)
-        assert list(sequence) == list(range(len(moving)))
-        last = len(moving) - 1
-        assert np.array_equal(film(G, seeds).frame(last), sequence[last])
-        assert not np.array_equal(sequence[0], sequence[last])
+        assert len(moving) == FRAMES
+        sequence = list(moving)
+        assert len(sequence) == FRAMES and all(frame.shape == (128, 128, 3) for frame in sequence)
+        assert np.array_equal(film(G, seeds).frame(FRAMES - 1), sequence[-1])
+        assert not np.array_equal(sequence[0], sequence[-1])
+        assert all(np.array_equal(*pair) for pair in zip(moving, sequence))
 
 
-def test_what_a_frame_shows(G):
-    """The camera's path at that frame, the styles at that position, the picture of that mode."""
-    moving = film(G, [[4, 5]], mode="image_depth")
-    at = video.interpolated_styles(torch.cat([sampling.styles(G, seed, 0.7) for seed in (4, 5)]))
+@pytest.mark.parametrize("frames, index", [(6, 4), (5, 3), (3, 2), (1, 0)])
+def test_what_a_frame_shows(G, frames, index):
+    """Its own label, the styles at index * keyframes / frames, the picture of that mode, the first seed's jitter."""
+    moving = film(G, [[4, 5]], mode="image_depth", frames=frames)
+    keys = torch.stack([sampling.styles(G, seed, 0.7) for seed in (4, 5)])
+    ws = video.interpolated_styles(keys)(index * 2 / frames)
     options = dict(depth_resolution=8, depth_resolution_importance=8)
-    depth = Session(G, at(4 / FRAMES), 4, options).render(cameras.orbit(G.rendering_kwargs, 6)[4:5], SIZE)["image_depth"]
+    c = cameras.film_path(G.rendering_kwargs, frames)[index : index + 1]
+    depth = Session(G, ws, 4, options).render(c, SIZE)["image_depth"]
     near_is_bright = (depth.max() - depth) / (depth.max() - depth.min()) * 2 - 1
-    assert np.array_equal(moving.frame(4), images.to_uint8(near_is_bright)[0, 0, :, :, None].expand(-1, -1, 3).numpy())
+    assert np.array_equal(moving.frame(index), images.to_uint8(near_is_bright)[0, 0, :, :, None].expand(-1, -1, 3).numpy())
+
+
+def test_labels_are_followed(G):
+    """Any cameras, as many as are given, in their order."""
+    labels = torch.cat([cameras.view(G.rendering_kwargs, yaw) for yaw in (-0.3, 0.5, -0.3, 0.0)])
+    moving = video.Film(G, [[3]], labels, mode="image_depth", resolution=SIZE, multiplier=0.5)
+    frames = list(moving)
+    assert len(moving) == len(frames) == 4
+    assert np.array_equal(frames[0], frames[2])
+    assert not np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[0], frames[3])
+
+
+def test_session_of_a_film(G):
+    """The identities of a part of the grid at a frame. Those that stay the same are made once."""
+    still = film(G, [[0], [1], [2]], at_once=2)
+    assert [still.session(0, part).seeds for part in range(len(still.parts))] == [[0, 1], [2]]
+    assert still.session(0) is still.session(2) and still.session(0, 1) is still.session(1, 1)
+    torch.testing.assert_close(still.session(1).ws[1:], sampling.styles(G, 1, 0.7), rtol=0, atol=0)
+
+    moving = film(G, [[0, 1], [2, 2]], frames=4, at_once=2)
+    for index, (first, second) in enumerate([(0, 2), (None, 2), (1, 2), (None, 2)]):
+        ws = moving.session(index).ws
+        # Keys are met to the rounding of the spline's float32; the second cell does not move.
+        if first is not None:
+            torch.testing.assert_close(ws[:1], sampling.styles(G, first, 0.7), rtol=0, atol=1e-5)
+        torch.testing.assert_close(ws[1:], sampling.styles(G, second, 0.7), rtol=0, atol=1e-5)
+    assert (moving.session(1).ws[0] - moving.session(0).ws[0]).abs().max() > 0.01
 
 
 def test_cutoff_zero_switches_truncation_off(G):
     """As in the original: a cutoff of 0 means no truncation, and without truncation the cutoff means nothing."""
     def shown(psi, cutoff):
-        return video.Film(G, [[0]], 1, 1, psi=psi, cutoff=cutoff, resolution=SIZE, multiplier=0.5).frame(0)
+        return film(G, [[0]], frames=1, psi=psi, cutoff=cutoff).frame(0)
 
     free = shown(1, 14)
     assert np.array_equal(shown(0.5, 0), free) and np.array_equal(shown(1, 3), free)
     assert not np.array_equal(shown(0.5, 14), free)
 
 
+def test_focal_length_of_the_condition(G):
+    """The mapping sees the frontal camera with the focal length that is given, the data's by default."""
+    seen = []
+    handle = G.backbone.mapping.register_forward_hook(lambda _module, given, _out: seen.append(given[1]))
+    try:
+        film(G, [[0]], focal=2.5)
+        film(G, [[0]])
+    finally:
+        handle.remove()
+    assert [c[0, 16].item() for c in seen] == [2.5, pytest.approx(cameras.FFHQ_FOCAL)]
+    assert torch.equal(seen[1], cameras.view(G.rendering_kwargs))
+
+
 def test_unknown_mode(G):
-    with pytest.raises(ValueError, match="'depth': choose one of image, image_depth, image_raw"):
+    with pytest.raises(ValueError, match="image mode 'depth': choose one of image, image_depth, image_raw"):
         film(G, [[0]], mode="depth")
 
 
-# ------------------------------------------------------------------------------------------------ encoding
+# ------------------------------------------------------------------------------------------------ colours of depth
 
-def pattern(index, size=64):
-    """A frame of which the encoder keeps the brightness."""
-    return np.full((size, size, 3), 20 + 10 * index, dtype=np.uint8)
-
-
-def encode(path, frames, **kwargs):
-    with video.encoder(path, **kwargs) as add:
-        for frame in frames:
-            add(frame)
-
-
-@pytest.mark.parametrize("count", [1, 20])
-def test_film_can_be_played(tmp_path, count):
-    """As many frames as went in, in order, at 60 frames a second, and nothing beside the film."""
-    path = tmp_path / "new folder" / "film.mp4"
-    encode(path, map(pattern, range(count)))
-    assert os.listdir(path.parent) == ["film.mp4"]
-    with imageio.get_reader(path) as reader:
-        about = reader.get_meta_data()
-        assert about["fps"] == 60 and about["size"] == (64, 64) and about["codec"] == "h264"
-        shown = [frame.mean() for frame in reader.iter_data()]
-    assert len(shown) == count
-    np.testing.assert_allclose(shown, [20 + 10 * index for index in range(count)], atol=3)
+def test_depth_in_colors(G):
+    """viridis shows what grey shows: bright is near in both, the ends are the map's, and grey is the default."""
+    plain, grey_, colored = [film(G, [[1]], mode="image_depth", frames=1, **chosen).frame(0) for chosen in (
+        {}, dict(depth_colors="grey"), dict(depth_colors="viridis"))]
+    assert np.array_equal(plain, grey_) and (plain == plain[..., :1]).all()
+    assert {0, 255} <= set(plain.flatten().tolist())
+    assert (colored[plain[..., 0] == 255] == (253, 231, 37)).all() and (colored[plain[..., 0] == 0] == (68, 1, 84)).all()
+    luminance = colored @ np.array([0.2126, 0.7152, 0.0722])
+    order = np.argsort(plain[..., 0], axis=None, kind="stable")
+    assert (np.diff(luminance.flatten()[order]) > -2).all()  # pixels of one grey level are up to a level apart
 
 
-def test_same_film_same_bytes(G, tmp_path):
-    """Rendered and encoded twice: in colour, and in grey, whose three channels share their memory."""
-    for mode in ("image", "image_depth"):
-        for name in ("a.mp4", "b.mp4"):
-            encode(tmp_path / name, [frame for _, frame in film(G, [[0]], mode=mode)])
-        assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+def test_colors_are_of_depth_only(G):
+    """Other pictures keep theirs."""
+    for mode in ("image", "image_raw"):
+        first, second = [film(G, [[1]], mode=mode, frames=1, depth_colors=colors).frame(0) for colors in ("grey", "viridis")]
+        assert np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_interrupted_films_leave_nothing(tmp_path, error):
-    """Whatever ends the rendering; a film that was there stays."""
-    path = tmp_path / "film.mp4"
-    for before in (None, b"an older film"):
-        if before:
-            path.write_bytes(before)
-        with pytest.raises(error), video.encoder(path) as add:
-            for index in range(20):
-                add(pattern(index))
-            raise error
-        assert os.listdir(tmp_path) == (["film.mp4"] if before else [])
-    assert path.read_bytes() == b"an older film"
+def test_unknown_colors(G):
+    with pytest.raises(ValueError, match="depth colours 'jet': choose one of grey, viridis"):
+        film(G, [[0]], mode="image_depth", depth_colors="jet")
 
 
-@pytest.mark.parametrize("place", [1, 19])
-def test_error_of_the_encoder(tmp_path, place):
-    """A frame of another size, at once or as the last: one line, and no film."""
-    frames = [pattern(index) for index in range(20)]
-    frames[place] = pattern(0, size=32)
-    with pytest.raises(OSError, match="encoding failed: .*same size") as caught:
-        encode(tmp_path / "film.mp4", frames)
-    assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
+# ------------------------------------------------------------------------------------------------ cells at once
+
+STILL, MOVING = [[0], [1], [2], [3]], [[0, 1], [2, 3], [4, 0], [1, 1]]
 
 
-def test_place_that_cannot_be_written(tmp_path):
-    """A file where the folder should be, a folder where the film should be."""
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder.mp4").mkdir()
-    for path in (tmp_path / "file" / "film.mp4", tmp_path / "folder.mp4"):
-        with pytest.raises(OSError, match=r"file|folder") as caught:
-            encode(path, [pattern(0)])
-        assert "\n" not in str(caught.value)
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder.mp4"]
+@pytest.mark.parametrize("seeds, mode", [(STILL, "image"), (MOVING, "image_depth")], ids=["still", "moving"])
+def test_cells_at_once(G, seeds, mode):
+    """However many cells are rendered together: the same pictures. A batch may round to the neighbouring grey level."""
+    alone = film(G, seeds, columns=2, mode=mode, at_once=1).frame(1)
+    for at_once, parts in ((2, 2), (4, 1)):
+        together = film(G, seeds, columns=2, mode=mode, at_once=at_once)
+        assert len(together.parts) == parts and together.at_once == at_once
+        assert abs(grey(together.frame(1)) - grey(alone)).max() <= 1
+    assert film(G, seeds, at_once=9).at_once == 4
 
 
-def test_film_without_frames(tmp_path):
-    """There is no such film, so no such file."""
-    with pytest.raises((OSError, ValueError)):
-        encode(tmp_path / "film.mp4", [])
-    assert os.listdir(tmp_path) == []
+def test_one_cell_at_once_on_a_cpu(G):
+    """There a batch takes longer than its cells one by one."""
+    assert film(G, [[0], [1]]).at_once == 1 and video.cells_at_once(G, torch.device("cpu")) == 1
 
 
-DISK_FULL = """
-import resource, signal, sys
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-from eg3d import video
+class Memory:
+    """A device with room for so many identities; it tells what was rendered."""
 
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as a full disk, too large a file is an error and not a signal
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    with video.encoder(sys.argv[2]) as add:
-        for index in range(int(sys.argv[3])):
-            add(np.random.RandomState(index).randint(0, 255, (64, 64, 3), dtype=np.uint8))
-except OSError as error:
-    print(len(str(error).splitlines()), "line:", error)
-"""
+    def __init__(self, monkeypatch, room, from_call=0):
+        self.sizes, real = [], Session.render
+
+        def render(session, *args, **kwargs):
+            self.sizes.append(len(session.ws))
+            if len(session.ws) > room and len(self.sizes) > from_call:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return real(session, *args, **kwargs)
+
+        monkeypatch.setattr(Session, "render", render)
 
 
-@pytest.mark.parametrize("count", [20, 300])
-def test_full_disk(tmp_path, count):
-    """A film that does not fit, whether that shows while rendering or only when the encoder ends: no film, and an error."""
-    run = subprocess.run(
-        [sys.executable, "-c", DISK_FULL, str(ROOT), str(tmp_path / "film.mp4"), str(count)],
-        env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert os.listdir(tmp_path) == []
-    assert run.stdout.startswith("1 line: ")
+@pytest.mark.parametrize("seeds, room, at_once, tried, told", [
+    (MOVING, 2, 4, [4, 2, 2, 2, 2], ["4 cells at once need too much memory: 2 from here on"]),
+    (STILL, 1, 4, [4, 2] + [1] * 8, ["4 cells at once need too much memory: 2 from", "2 cells .*: 1 from here on"]),
+    (STILL, 2, 3, [3] + [1] * 8, ["3 cells at once need too much memory: 1 from here on"]),
+])
+def test_too_little_memory(G, monkeypatch, seeds, room, at_once, tried, told):
+    """Half as many cells are tried, with a warning, and kept; the pictures are the same, and no frame is lost."""
+    kinds = dict(columns=2, mode="image_depth", frames=2)
+    expected = list(film(G, seeds, at_once=1, **kinds))
+    short, memory = film(G, seeds, at_once=at_once, **kinds), Memory(monkeypatch, room)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frames = list(short)
+    assert [warning.category for warning in caught] == [RuntimeWarning] * len(told)
+    assert all(re.match(text, str(warning.message)) for warning, text in zip(caught, told))
+    assert memory.sizes == tried and len(frames) == 2
+    for frame, right in zip(frames, expected):
+        assert abs(grey(frame) - grey(right)).max() <= 1  # a batch may round to the neighbouring grey level
+
+
+def test_memory_that_runs_out_later(G, monkeypatch):
+    """In the middle of a frame, after others: that frame is made again from its beginning."""
+    seeds = STILL
+    expected = list(film(G, seeds, columns=4, frames=2, at_once=1))
+    short = film(G, seeds, columns=4, frames=2, at_once=2)
+    memory = Memory(monkeypatch, room=1, from_call=3)
+    with pytest.warns(RuntimeWarning, match="2 cells at once need too much memory: 1 from here on"):
+        frames = list(short)
+    assert memory.sizes == [2, 2, 2, 2, 1, 1, 1, 1] and short.at_once == 1
+    assert all(abs(grey(frame) - grey(right)).max() <= 1 for frame, right in zip(frames, expected))
+
+
+def test_no_memory_at_all(G, monkeypatch):
+    """When a single cell is too much, the error comes through."""
+    alone, several = film(G, [[0]], at_once=1), film(G, [[0], [1]], at_once=2)
+    Memory(monkeypatch, room=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="out of memory"):
+            alone.frame(0)
+    with pytest.warns(RuntimeWarning, match="1 from here on"), pytest.raises(torch.cuda.OutOfMemoryError):
+        several.frame(0)
+
+
+def test_other_errors_come_through(G, monkeypatch):
+    """Only a lack of memory is answered with fewer cells."""
+    several = film(G, [[0], [1]], at_once=2)
+
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("no lack of memory")
+
+    monkeypatch.setattr(Session, "render", broken)
+    with pytest.raises(RuntimeError, match="no lack of memory"):
+        several.frame(0)
+    assert several.at_once == 2

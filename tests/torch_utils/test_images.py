@@ -1,4 +1,4 @@
-"""Pictures to bytes: one rounding, grids row by row, depth as grey, files that are whole or absent."""
+"""Pictures to bytes: one rounding, grids row by row, depth as grey or colours, files that are whole or absent."""
 
 import os
 
@@ -55,6 +55,56 @@ def test_depth_image():
     depth = torch.tensor([[2.0, 3.0, 4.0, 2.5], [10.0, 30.0, 20.0, 10.0], [5.0, 5.0, 5.0, 5.0]]).reshape(3, 1, 2, 2)
     expected = torch.tensor([[1, 0, -1, 0.5], [1, -1, 0, 1], [-1, -1, -1, -1]]).reshape(3, 1, 2, 2)
     torch.testing.assert_close(images.depth_image(depth), expected)
+
+
+def ramp(count):
+    """[1, 1, 1, count] from -1 to 1."""
+    return torch.linspace(-1, 1, count).reshape(1, 1, 1, -1)
+
+
+def lightness(rgb):
+    """CIE L* of bytes [..., 3]."""
+    linear = np.where(rgb <= 0.04045 * 255, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    return np.where(luminance > 0.008856, 116 * np.cbrt(luminance) - 16, 903.3 * luminance)
+
+
+def test_viridis():
+    """The ends exactly; the quarters of the published map, which is not straight between our ten colours: to 2 levels."""
+    colors = images.to_uint8(images.viridis(ramp(5)))[0, :, 0].T.int().numpy()
+    assert colors[0].tolist() == [0x44, 0x01, 0x54] and colors[4].tolist() == [0xFD, 0xE7, 0x25]
+    published = [[0x44, 0x01, 0x54], [0x3B, 0x52, 0x8B], [0x21, 0x91, 0x8C], [0x5E, 0xC9, 0x62], [0xFD, 0xE7, 0x25]]
+    np.testing.assert_allclose(colors, published, atol=2)
+
+
+def test_viridis_is_even():
+    """Lightness grows all the way, about as much everywhere; neighbours of 1000 steps differ by a level at most."""
+    colors = images.viridis(ramp(1000))
+    light = lightness((colors[0, :, 0].T.double().numpy() + 1) * 127.5)
+    assert (np.diff(light) > 0).all() and light[0] < 20 and light[-1] > 90
+    np.testing.assert_allclose(light, np.linspace(light[0], light[-1], 1000), atol=2)  # the published map's own to 1
+    assert abs(np.diff(images.to_uint8(colors).int().numpy(), axis=-1)).max() <= 1
+
+
+def test_viridis_of_pictures():
+    """Every pixel by itself; values beyond the ends get the ends' colours; kind of number and shape stay."""
+    picture = torch.rand(2, 1, 3, 4, dtype=torch.float64) * 2 - 1
+    colors = images.viridis(picture)
+    assert colors.shape == (2, 3, 3, 4) and colors.dtype == torch.float64
+    for n, y, x in ((0, 0, 0), (1, 2, 3), (0, 2, 1)):
+        torch.testing.assert_close(images.viridis(picture[n, 0, y, x].reshape(1, 1, 1, 1)).flatten(), colors[n, :, y, x])
+    beyond = torch.tensor([-7.0, -1.0, 1.0, 1.001, 9.0]).reshape(1, 1, 1, 5)
+    ends = images.viridis(beyond)[0, :, 0]
+    assert torch.equal(ends[:, 0], ends[:, 1]) and torch.equal(ends[:, 2], ends[:, 3]) and torch.equal(ends[:, 2], ends[:, 4])
+
+
+def test_viridis_follows_its_table():
+    """Straight between ten colours at even distances, by NumPy's interpolation."""
+    values = np.linspace(-1, 1, 137)
+    table = np.array(images.VIRIDIS) / 127.5 - 1
+    naive = [np.interp(values, np.linspace(-1, 1, 10), channel) for channel in table.T]
+    shown = images.viridis(torch.from_numpy(values).reshape(1, 1, 1, -1))[0, :, 0]
+    np.testing.assert_allclose(shown.numpy(), naive, atol=1e-12)  # float64 on both sides
 
 
 @pytest.mark.parametrize("channels", [1, 3])
