@@ -6,6 +6,7 @@ The names are those that EG3D checkpoints and their embedded sources expect; the
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import importlib
@@ -213,6 +214,9 @@ def folder_written_beside(path: os.PathLike):
             yield temporary
             _make_public(temporary, 0o777)
             if path.exists():
+                in_the_way = [path / file.name for file in temporary.iterdir() if (path / file.name).is_dir()]
+                if in_the_way:
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(in_the_way[0]))
                 for file in temporary.iterdir():
                     os.replace(file, path / file.name)
             else:

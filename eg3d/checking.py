@@ -72,7 +72,7 @@ def _carried(content: Any) -> Iterator[Line]:
             __import__(home)
             own = all(text == persistence.module_source(home) for text in texts)
             version = "this very version" if own else "of other code"
-            yield "carries", f"source of {name}, {version}: it is not executed without --trust"
+            yield "carries", f"source of {name}, {version}; only --trust executes it"
 
 
 def _content(value: Any) -> str:

@@ -59,6 +59,8 @@ def is_folder(path: Union[str, os.PathLike]) -> bool:
 
 def check_fps(path: Union[str, os.PathLike], fps: float) -> None:
     """Raises ValueError for a rate that this kind of film cannot have."""
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"{fps} frames a second: choose a positive number")
     units = GIF_UNITS / fps
     if not is_folder(path) and Path(path).suffix == ".gif" and (units < 2 or abs(units - round(units)) > 1e-6):
         raise ValueError(f"{fps:g} frames a second do not go into a .gif, which counts hundredths of seconds: "

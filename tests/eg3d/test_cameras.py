@@ -448,6 +448,9 @@ BAD_LABELS = {
     "transposed": (changed(n11=0, n14=2.7), "last row is not 0, 0, 0, 1"),
     "no focal length": (changed(n16=0), "focal length that is not positive"),
     "negative focal length": (changed(n20=-4.2), "focal length that is not positive"),
+    "tiny focal length": (changed(n16=1e-30), "focal length that is not positive"),
+    "intrinsics' last row": (changed(n22=0.5), "intrinsics whose last row is not 0, 0, 1"),
+    "intrinsics' scale": (changed(n24=512), "intrinsics whose last row is not 0, 0, 1"),
 }
 
 

@@ -477,7 +477,7 @@ def test_code_of_a_fork(check, tmp_path):
         patch.setitem(persistence._sources, "training.triplane", source)
         pickles.save(dict(G_ema=generator_of()), tmp_path / "fork.pkl")
     lines = told(check(tmp_path / "fork.pkl"))
-    assert lines["carries"] == ["source of TriPlaneGenerator, of other code: it is not executed without --trust"]
+    assert lines["carries"] == ["source of TriPlaneGenerator, of other code; only --trust executes it"]
     assert not mark.exists()
     before = picture(tmp_path / "picture.png")
     told(check(tmp_path / "fork.pkl", "--trust"))

@@ -230,6 +230,22 @@ def test_wrong_number_of_seeds(G, several, seeds):
         Session(G, several, seeds)
 
 
+@pytest.mark.parametrize("seed, plain", [(np.int64(3), 3), (np.arange(3), [0, 1, 2]), ([np.int64(2)] * 3, [2, 2, 2])])
+def test_seeds_of_numpy(G, several, c, seed, plain):
+    """Its integers are integers, alone and in rows."""
+    same(Session(G, several, seed).render(c, 4), Session(G, several, plain).render(c, 4))
+
+
+@pytest.mark.parametrize("kind", [lambda G: G, Fork], ids=["own", "fork"])
+def test_identities_that_are_not_there(kind, G, several, points):
+    """Counted as in a list, from the end too; beyond, the error says so."""
+    identities = Session(kind(G), several)
+    torch.testing.assert_close(identities.density(points, -1), Session(G, several[2:]).density(points), **CLOSE)
+    for ask in (identities.density, identities.colors):
+        with pytest.raises(IndexError, match="3 is out of bounds"):
+            ask(points, 3)
+
+
 @pytest.mark.parametrize("budget", [1, 1000])
 def test_chunks_of_several(G, several, c, budget, monkeypatch):
     """Rays of several identities in pieces: the same pictures."""
