@@ -17,6 +17,7 @@ back, has the same bits.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -50,15 +51,8 @@ def is_tensor_file(path: Path) -> bool:
 
 def configuration(path: Path) -> dict:
     """A file's configuration, as JSON has it. Raises CheckpointError and OSError."""
-    with open(path, "rb"):  # what cannot be opened is an OSError
-        pass
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return _checked((file.metadata() or {}).get(KEY))
-    except RecursionError as error:
-        raise CheckpointError(f"{path}: damaged: nested beyond measure") from error
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: {_explained(error)}") from error
+    with _explained(os.fspath(path)):
+        return _configuration(path)
 
 
 def load(path: Path, name: str = "") -> Any:
@@ -66,9 +60,8 @@ def load(path: Path, name: str = "") -> Any:
 
     Raises CheckpointError, whose message starts with the name and says what is wrong, and OSError.
     """
-    name = name or os.fspath(path)
-    try:
-        config = configuration(path)
+    with _explained(name or os.fspath(path)):
+        config = _configuration(path)
         with safetensors.safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         networks = {}
@@ -79,12 +72,6 @@ def load(path: Path, name: str = "") -> Any:
         if tensors:
             raise CheckpointError(f"holds {next(iter(tensors))}, which belongs to no network")
         return _decode(config["content"], networks)
-    except RecursionError as error:
-        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
-    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError,
-            RuntimeError) as error:
-        message = _explained(error).removeprefix(f"{os.fspath(path)}: ")
-        raise CheckpointError(f"{name}: {message}") from error
 
 
 def save(obj: Any, path: Path) -> None:
@@ -124,10 +111,25 @@ def _as_data(obj: Any) -> Tuple[Dict[str, torch.Tensor], dict]:
     return tensors, dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
 
 
-def _explained(error: Exception) -> str:
-    if isinstance(error, CheckpointError):
-        return str(error).replace(f"; {REMEDY}", "")  # there is no code to trust
-    return f"truncated or damaged ({error})"
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Whatever is wrong with a file is one line that begins with its name."""
+    try:
+        yield
+    except CheckpointError as error:
+        message = str(error).replace(f"; {REMEDY}", "")  # there is no code to trust
+        raise CheckpointError(f"{name}: {message}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
+
+
+def _configuration(path: Path) -> dict:
+    with open(path, "rb"):  # what cannot be opened is an OSError
+        pass
+    with safetensors.safe_open(path, "pt") as file:
+        return _checked((file.metadata() or {}).get(KEY))
 
 
 def _checked(text: Any) -> dict:

@@ -159,12 +159,13 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
     Returns what was said of frames that have no surface.
     """
     import numpy as np
+    import tqdm
 
     from dnnlib.util import written_beside
     from eg3d import shapes
 
     before, without = None, []
-    for index in range(len(film)):
+    for index in tqdm.tqdm(range(len(film)), desc="shapes", unit="frame"):
         session = film.session(index)
         path = base / f"{index:04d}_shape{suffix}"
         try:
