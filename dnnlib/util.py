@@ -171,7 +171,7 @@ def _in_place_of(path: Path):
                 raise OSError(f"{path}: cannot be written ({error})") from error
             parts = Path(os.fsdecode(error.filename or "")).parts
             if error.filename is None or any(part.startswith(_beside(path)) for part in parts):
-                raise type(error)(error.errno, os.strerror(error.errno), str(path)) from error
+                raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 
 

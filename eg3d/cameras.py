@@ -22,7 +22,6 @@ from dnnlib.util import written_beside
 
 PITCH_MARGIN = 1e-5  # keeps look-at cameras off the poles, where "up" has no meaning
 FFHQ_FOCAL = 4.2647  # in image widths: 2985.29 / 700
-FFHQ_FOV = 18.837  # degrees, diagonal: gen_samples' rounding of the same camera
 SHAPENET_FOCAL = 1.7074
 SHAPENET_RADIUS = 1.7  # released ShapeNet networks are told by their camera's distance
 FRONTAL = math.pi / 2  # yaw and pitch that look along -z

@@ -39,7 +39,10 @@ def report(source: Union[str, os.PathLike], picture: Path, seed: int, device: to
     yield "format", "safetensors with EG3D's configuration" if tensors else "pickle"
     if not tensors:
         try:
-            yield from _carried(pickles.read(path, str(source)))
+            content = pickles.read(path, str(source))
+            yield from _carried(content)
+            if trust:  # which is not what it takes to load as data
+                pickles.finish(content, str(source))
         except CheckpointError as error:
             if not trust:
                 raise
@@ -55,7 +58,12 @@ def report(source: Union[str, os.PathLike], picture: Path, seed: int, device: to
             _require_finite(value, f"{source}: {key}")
     G = generator.generator_of(snapshot, source).to(device)
     yield from _network(G)
-    yield "picture", _render(G, picture, seed, source)
+    try:
+        yield "picture", _render(G, picture, seed, source)
+    except (CheckpointError, torch.cuda.OutOfMemoryError):
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # settings that fit no network
+        raise CheckpointError(f"{source}: does not render ({error})") from error
 
 
 def _carried(content: Any) -> Iterator[Line]:
@@ -83,6 +91,8 @@ def _content(value: Any) -> str:
 
 class _Brief(reprlib.Repr):
     """Few items of few levels: a value may unfold without end."""
+
+    repr_EasyDict = repr_OrderedDict = reprlib.Repr.repr_dict
 
     def __init__(self):
         super().__init__()

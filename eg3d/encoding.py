@@ -94,13 +94,19 @@ def write(frames: Iterable[np.ndarray], path: Union[str, os.PathLike], fps: floa
 
 
 def write_pngs(frames: Iterable[np.ndarray], folder: Union[str, os.PathLike]) -> None:
-    """Writes 00000.png, 00001.png ... into a folder, which may hold other files; all of them, or none."""
+    """Writes 00000.png, 00001.png ... into a folder, which may hold other files; all of them, or none.
+
+    Frames of a longer film that was there before go.
+    """
     with folder_written_beside(folder) as temporary:
         count = 0
         for count, frame in enumerate(frames, start=1):
             images.save_png(frame, temporary / f"{count - 1:05d}.png")
         if count == 0:
             raise ValueError(f"{folder}: there are no frames")
+    for old in Path(folder).glob("[0-9]" * 5 + ".png"):
+        if int(old.stem) >= count:
+            old.unlink()
 
 
 class _Encoder:
@@ -146,9 +152,8 @@ class _Encoder:
 
     def _check(self) -> None:
         if self._error is not None:
-            what, _, log = str(self._error).partition("FFMPEG COMMAND")
-            log = log.rpartition("FFMPEG STDERR OUTPUT:")[2]
-            raise EncodingError(f"encoding failed: {' '.join(f'{what} {log}'.split())}") from self._error
+            what = str(self._error).partition("FFMPEG COMMAND")[0]  # ffmpeg's own words went to the terminal
+            raise EncodingError(f"encoding failed: {' '.join(what.split())}") from self._error
 
     def finish(self) -> None:
         """Waits until every frame is encoded and reads the film back. Raises EncodingError if it lacks a frame."""

@@ -21,8 +21,14 @@ RELEASED = ("ffhq512-64", "ffhq512-128", "ffhqrebalanced512-64", "ffhqrebalanced
             "shapenetcars128-64")
 
 WRITERS = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _positive(value: Any) -> bool:
@@ -32,12 +38,13 @@ def _positive(value: Any) -> bool:
 # Rendering options that are used before anything else would notice what they hold -> whether a value can be.
 OPTIONS: Dict[str, Callable[[Any], bool]] = dict(
     ray_start=lambda value: value == "auto" or _number(value), ray_end=lambda value: value == "auto" or _number(value),
-    box_warp=_positive, depth_resolution=lambda value: _positive(value) and value >= 4,
-    depth_resolution_importance=lambda value: _number(value) and value >= 0, avg_camera_radius=_positive,
+    box_warp=_positive, depth_resolution=lambda value: _count(value) and value >= 4,
+    depth_resolution_importance=_count, c_scale=_number, density_noise=_number, avg_camera_radius=_positive,
     avg_camera_pivot=lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_number, value)),
     focal_length=_positive)
+MOST = 4096  # samples of a ray, rays along a side
 NEEDED_OPTIONS = ("ray_start", "ray_end", "box_warp", "depth_resolution", "depth_resolution_importance")
-NEEDED = ("mapping", "synthesis", "rendering_kwargs", "z_dim", "backbone", "renderer", "decoder")
+NEEDED = ("mapping", "synthesis", "rendering_kwargs", "neural_rendering_resolution", "z_dim", "backbone", "renderer", "decoder")
 
 
 def names() -> Dict[str, str]:
@@ -73,7 +80,7 @@ def find(source: Union[str, os.PathLike]) -> str:
     return text
 
 
-def load_snapshot(source: Union[str, os.PathLike], trust: bool = False) -> dict:
+def load_snapshot(source: Union[str, os.PathLike], trust: bool = False) -> Any:
     """Reads a snapshot, .pkl or .safetensors (a path, a URL or a name of `names()`) with all it holds, on the CPU.
 
     `trust=True` executes the code in a .pkl: for networks of forks, from people you trust.
@@ -122,8 +129,8 @@ def generator_of(snapshot: Any, source: Union[str, os.PathLike]) -> torch.nn.Mod
         raise CheckpointError(f"{source}: holds {held}, but no G_ema")
     if not isinstance(G, torch.nn.Module) or not all(hasattr(G, name) for name in NEEDED):
         raise CheckpointError(f"{source}: holds a {type(G).__name__}, which is no tri-plane generator")
-    if not isinstance(G.rendering_kwargs, dict):
-        raise CheckpointError(f"{source}: its rendering_kwargs are a {type(G.rendering_kwargs).__name__}, no dict")
+    if not isinstance(G.rendering_kwargs, dict) or not all(isinstance(key, str) for key in G.rendering_kwargs):
+        raise CheckpointError(f"{source}: its rendering_kwargs are no dict of names")
     lacking = [key for key in NEEDED_OPTIONS if key not in G.rendering_kwargs]
     if lacking:
         raise CheckpointError(f"{source}: its rendering_kwargs lack {', '.join(lacking)}")
@@ -131,4 +138,9 @@ def generator_of(snapshot: Any, source: Union[str, os.PathLike]) -> torch.nn.Mod
         value = G.rendering_kwargs.get(key)
         if key in G.rendering_kwargs and not fits(value):
             raise CheckpointError(f"{source}: its rendering_kwargs say {key} = {reprlib.repr(value)}, which cannot be")
+    if not _count(G.neural_rendering_resolution) or G.neural_rendering_resolution == 0:
+        raise CheckpointError(f"{source}: its neural_rendering_resolution is {reprlib.repr(G.neural_rendering_resolution)}, "
+                              f"not a number from 1 to {MOST}")
+    if G.z_dim != getattr(G.backbone, "z_dim", G.z_dim):
+        raise CheckpointError(f"{source}: its z_dim is {reprlib.repr(G.z_dim)}, but its backbone's {G.backbone.z_dim}")
     return G.eval().requires_grad_(False)

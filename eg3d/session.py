@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 20}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
-POINTS_AT_ONCE = 1 << 17  # of `decode`
+POINTS_AT_ONCE = 1 << 17  # of `density` and `colors`
+FOREIGN_POINTS_AT_ONCE = 1 << 20
 
 
 class Session:
@@ -107,10 +108,11 @@ class Session:
 
     def _decode(self, points: Tensor, identity: int, chosen) -> Tensor:
         options = dict(self.options, density_noise=0)
-        ws = self.ws[[identity]]
-        planes = self.planes[[identity]] if self.own_planes else None
+        ws = self.ws[identity][None]
+        planes = self.planes[identity][None] if self.own_planes else None
         parts = []
-        for some in points.split(POINTS_AT_ONCE):
+        # A fork's backbone runs for every part.
+        for some in points.split(POINTS_AT_ONCE if self.own_planes else FOREIGN_POINTS_AT_ONCE):
             some = some[None].to(self.device)
             if self.own_planes:
                 out = self.G.renderer.run_model(

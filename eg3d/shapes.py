@@ -29,6 +29,7 @@ from torch_utils import images
 LEVEL = 10.0  # density at the surface
 BORDER = 30 / 256  # share of the grid that is cut at each side: the planes' margins hold floaters
 EMPTY = -1000.0  # density of what is cut
+POINTS_AT_ONCE = 1 << 20  # of a grid
 LABEL = "density field, x reversed"
 FORMATS = (".mrc", ".ply", ".obj", ".glb")  # a volume, and three of surfaces
 PARTS = ("all", "largest")  # components of a surface to keep
@@ -50,11 +51,11 @@ def density_grid(session: Session, resolution: int = 512) -> np.ndarray:
     grid = np.full((resolution,) * 3, EMPTY, dtype=np.float32)
     cut = _cut(resolution)
     inner = axis[cut : resolution - cut]
-    plane = torch.cartesian_prod(inner, inner)
-    for index, x in enumerate(inner.tolist(), start=cut):
-        points = torch.cat([torch.full((len(plane), 1), x), plane], dim=1)
-        values = session.density(points).reshape(len(inner), len(inner)).cpu().numpy()
-        grid[index, cut : resolution - cut, cut : resolution - cut] = values
+    uncut = grid[cut : resolution - cut, cut : resolution - cut, cut : resolution - cut]
+    slabs = max(1, POINTS_AT_ONCE // len(inner) ** 2)
+    for start in range(0, len(inner), slabs):
+        points = torch.cartesian_prod(inner[start : start + slabs], inner, inner)
+        uncut[start : start + slabs] = session.density(points).reshape(-1, len(inner), len(inner)).cpu().numpy()
     return grid
 
 
@@ -65,9 +66,9 @@ def surface(session: Session, grid: np.ndarray, level: float = LEVEL, part: str 
     level.
     """
     _check_part(part)
-    if not grid.min() < level < grid.max():
-        uncut = slice(_cut(len(grid)), len(grid) - _cut(len(grid)))
-        inside = grid[uncut, uncut, uncut]
+    uncut = slice(_cut(len(grid)), len(grid) - _cut(len(grid)))
+    inside = grid[uncut, uncut, uncut]
+    if not inside.min() < level < inside.max():
         raise NoSurface(f"no surface, the density never crosses {level:g} (it goes from {inside.min():.3g} to "
                         f"{inside.max():.3g}): choose another level (--shape-level)")
     spacing = session.box / (len(grid) - 1)

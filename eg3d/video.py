@@ -110,10 +110,12 @@ class Film:
         self.G, self.seeds, self.labels, self.columns = G, seeds, labels, columns
         self.mode, self.resolution, self.depth_colors = mode, resolution, depth_colors
         self.keyframes = len(seeds[0])
-        self._gather(at_once or cells_at_once(G, next(G.parameters()).device))
+        self.at_once = at_once or cells_at_once(G, next(G.parameters()).device)
+        self._gather(self.at_once)
 
     def _gather(self, at_once: int) -> None:
         self.at_once = min(at_once, len(self.seeds))
+        self.parts: List[Cells] = []  # lets go of planes before new ones are made
         self.parts = [Cells(self.G, self.seeds[start : start + at_once], **self._cells)
                       for start in range(0, len(self.seeds), at_once)]
 
@@ -129,6 +131,8 @@ class Film:
         c = self.labels[index : index + 1]
         while True:
             try:
+                if not self.parts:
+                    self._gather(self.at_once)
                 pictures = torch.cat([
                     self.session(index, part).render(c, self.resolution)[self.mode] for part in range(len(self.parts))])
                 break
@@ -137,7 +141,7 @@ class Film:
                     raise
             warnings.warn(f"{self.at_once} cells at once need too much memory: {self.at_once // 2} from here on",
                           RuntimeWarning, stacklevel=2)
-            self._gather(self.at_once // 2)
+            self.at_once, self.parts = self.at_once // 2, []
         if self.mode == "image_depth":
             pictures = images.depth_image(pictures)
             if self.depth_colors == "viridis":

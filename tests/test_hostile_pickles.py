@@ -315,6 +315,9 @@ def bombs():
             b"](" + plain(storage_bytes(250_000, bytes(10**6))) + b"q\x00"
             + name("torch.storage", "_load_from_bytes") + b"q\x01"
             + b"h\x01h\x00\x85R" * 1000 + b"e"),
+        "the same dict copied a thousand times": program(
+            b"](" + mapping(**{f"key{index}": plain(index) for index in range(20_000)}) + b"q\x00"
+            + name("dnnlib.util", "EasyDict") + b"q\x01" + b"h\x01h\x00\x85R" * 1000 + b"e"),
         "tuples that double, as a name": program(tuples + plain("system") + b"\x93", protocol=4),
         "lists that double, in arguments": program(layer(_init_kwargs=mapping(in_features=plain(2), out_features=lists))),
         "lists that double, in positional arguments": program(layer(_init_args=b"(" + lists + b"t")),

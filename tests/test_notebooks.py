@@ -141,6 +141,15 @@ def test_old_addresses_hold_the_same_things():
         assert len(ast.parse(text).body) <= 3 and len(text.splitlines()) < 30
 
 
+def test_legacy_loader_keeps_its_second_argument(tiny_path):
+    """What asks for half precision is refused, by place and by name: it must not come to mean trust."""
+    for given, named in (((True,), {}), ((), dict(force_fp16=True))):
+        with open(tiny_path, "rb") as file, pytest.raises(ValueError, match="force_fp16"):
+            legacy.load_network_pkl(file, *given, **named)
+    with open(tiny_path, "rb") as file:
+        assert legacy.load_network_pkl(file, False)["G_ema"] is not None
+
+
 def test_legacy_loader(tiny_path, tmp_path):
     """Everything that the official loader promises is there; what is no snapshot is refused by name."""
     with open(tiny_path, "rb") as file:

@@ -231,7 +231,7 @@ def _known_class(record: Record, path: str) -> type:
 
 def _check_arguments(arguments: Any, path: str) -> None:
     """Refuses dotted names that a constructor would call, unless they are EG3D's own classes, and sizes beyond reason."""
-    for key, value in _walk(arguments):
+    for key, value in walk(arguments):
         if key in CONSTRUCTED_BY_NAME:
             module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
             if not module or OFFICIAL_CLASSES.get(name) != module:
@@ -241,7 +241,7 @@ def _check_arguments(arguments: Any, path: str) -> None:
             raise CheckpointError(f"{path}: the argument {key} is beyond all measure")
 
 
-def _walk(value: Any, limit: int = 100_000) -> Iterator[Tuple[Any, Any]]:
+def walk(value: Any, limit: int = 100_000) -> Iterator[Tuple[Any, Any]]:
     """Yields (key, value) of nested dicts, lists and tuples; refuses structures that unfold beyond `limit`."""
     waiting, seen = [(None, value)], 0
     while waiting:
@@ -258,6 +258,7 @@ def _walk(value: Any, limit: int = 100_000) -> Iterator[Tuple[Any, Any]]:
 
 # ------------------------------------------------------------------------------------------------ filling a module
 
+PLAIN = (bool, int, float, str, dict, list, tuple, set, torch.Tensor)  # what attributes may hold
 _MODULE_INTERNALS = frozenset(torch.nn.Module().__dict__) - {"training"}
 
 
@@ -311,7 +312,7 @@ def _carry_attributes(module: torch.nn.Module, state: Mapping, prefix: str, prob
             continue
         value = state[key]
         if not isinstance(value, torch.Tensor):
-            sum(1 for _ in _walk(value))  # refuses what unfolds without end
+            sum(1 for _ in walk(value))  # refuses what unfolds without end
             value = _plain(value)
         own = module.__dict__[key]
         if isinstance(own, torch.Tensor):
@@ -320,7 +321,7 @@ def _carry_attributes(module: torch.nn.Module, state: Mapping, prefix: str, prob
             else:
                 found = f"has shape {list(value.shape)}" if isinstance(value, torch.Tensor) else "is no tensor"
                 problems.append(f"{prefix}{key} {found}, expected {list(own.shape)}")
-        elif all(item is None or isinstance(item, (bool, int, float, str, dict, list, tuple)) for _, item in _walk(value)):
+        elif all(item is None or isinstance(item, PLAIN) for _, item in walk(value)):
             module.__dict__[key] = value
 
 

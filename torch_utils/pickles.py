@@ -83,6 +83,8 @@ def _explained(name: str) -> Iterator[None]:
     """Whatever goes wrong with a file is one line that begins with its name."""
     try:
         yield
+    except OSError:
+        raise
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
     except RecursionError as error:
@@ -155,6 +157,8 @@ class Global(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
+STORAGE = Global("torch.storage", "_load_from_bytes")
+
 # Objects that official snapshots store by name: they stay records until a persistent object takes their tensors.
 STORED_BY_NAME = frozenset({
     Global("training.triplane", "OSGDecoder"),
@@ -176,6 +180,11 @@ class _Packed:
     def __init__(self, data: bytes):
         self.data = data
         self.storage: Optional[_Storage] = None
+
+    def unread(self) -> bytes:
+        if self.storage is not None:
+            raise CheckpointError("damaged: the same bytes are a tensor's data and a value")
+        return self.data
 
 
 MARK = _Mark()
@@ -253,7 +262,9 @@ class _Machine:
     def call(self, name: Any, arguments: Any) -> Any:
         if not isinstance(name, Global) or not isinstance(arguments, tuple):
             raise CheckpointError("calls something that is no function")
-        self.budget -= sum(len(item) for item in arguments if isinstance(item, (bytes, str)))
+        if name != STORAGE:
+            arguments = tuple(item.unread() if isinstance(item, _Packed) else item for item in arguments)
+        self.budget -= sum(len(item) for item in arguments if isinstance(item, (bytes, str, list, tuple, dict, set)))
         if self.budget < 0:
             raise CheckpointError("damaged: unfolds to more than it holds")
         return Record(str(name)) if name in STORED_BY_NAME else _FUNCTIONS[name](*arguments)
@@ -438,7 +449,7 @@ def _container(kind: type) -> Callable:
 
 _FUNCTIONS: Dict[Global, Callable] = {
     Global("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
-    Global("torch.storage", "_load_from_bytes"): _storage,
+    STORAGE: _storage,
     Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
     Global("torch._utils", "_rebuild_parameter"): _parameter,
     Global("numpy", "dtype"): _DType,
@@ -457,7 +468,7 @@ def _finish(value: Any, path: str, done: Dict[int, Any]) -> Any:
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, _Packed):
-        return value.data
+        return value.unread()
     if isinstance(value, Record):
         if value.meta is None:
             raise CheckpointError(f"holds a bare {value.class_name}, not a network")

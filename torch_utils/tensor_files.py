@@ -38,6 +38,7 @@ FORMAT_VERSION = 1
 KEY = "eg3d"  # of the configuration in the file's header
 SUFFIX = ".safetensors"
 WHOLE = "network"  # what a network is called that is a file's only content
+DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")  # of $tensor
 ALWAYS_TOLD = ("plane_axes",)  # attributes that are written even where they are the class's own
 Path = Union[str, os.PathLike]
 
@@ -108,6 +109,8 @@ def _as_data(obj: Any) -> Tuple[Dict[str, torch.Tensor], dict]:
             networks[id(network)] = name
             described[name], own = _describe(network, name)
             tensors.update((f"{name}.{key}", tensor) for key, tensor in own.items())
+    for _ in persistence.walk(obj):  # refuses what unfolds without end
+        pass
     return tensors, dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
 
 
@@ -121,7 +124,8 @@ def _explained(name: str) -> Iterator[None]:
         raise CheckpointError(f"{name}: {message}") from error
     except RecursionError as error:
         raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
-    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError,
+            OverflowError) as error:
         raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
 
 
@@ -188,6 +192,8 @@ def _attributes(module: torch.nn.Module, twin: torch.nn.Module, path: str) -> di
     """Plain attributes that were changed after construction."""
     changed = {}
     for key in persistence.carried_attributes(module):
+        if key not in vars(twin):
+            continue  # the class knows nothing of it, and reading a pickle as data drops it too
         value, own = [_encode(vars(some).get(key), f"{path}.{key}") for some in (module, twin)]
         if json.dumps(value) != json.dumps(own) or key in ALWAYS_TOLD:
             changed[key] = value
@@ -294,7 +300,6 @@ def _decode(value: Any, networks: Dict[str, torch.nn.Module]) -> Any:
 
 
 def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+    if name not in DTYPES:
         raise CheckpointError(f"its configuration holds a tensor of {name}, which is no type of numbers")
-    return dtype
+    return getattr(torch, name)

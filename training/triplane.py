@@ -100,7 +100,7 @@ class TriPlaneGenerator(torch.nn.Module):
 
     def render(self, planes, ws, c, neural_rendering_resolution, rendering_options={}, **block_kwargs):
         """Planes seen from cameras c, as `synthesis` returns them; `rendering_options` go over the network's own."""
-        if c.shape[-1] != 25:
+        if c.shape[-1] < 25:
             raise ValueError(f"cameras c have 25 numbers each, a 4x4 pose and 3x3 intrinsics, not {c.shape[-1]}")
         size = neural_rendering_resolution
         options = dict(self._options(), **rendering_options)

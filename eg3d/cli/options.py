@@ -17,7 +17,7 @@ import click
 LONGEST_MESSAGE = 600  # characters
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130
-TOO_LITTLE_MEMORY = "there is too little memory: choose --device=cpu, or less --nrr, --sample_mult, --grid or --shape-res"
+TOO_LITTLE_MEMORY = "there is too little memory: choose less --nrr, --sample_mult, --grid or --shape-res, or another --device"
 
 
 class SeedRange(click.ParamType):
@@ -177,11 +177,26 @@ def run(command: click.Command) -> None:
     except MemoryError:
         message = TOO_LITTLE_MEMORY
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which need not be imported yet
+        # PyTorch's, which need not be imported yet; on a CPU it says so in words only.
+        if type(error).__name__ != "OutOfMemoryError" and not re.search("can't allocate memory|not enough memory", str(error)):
             raise
         message = TOO_LITTLE_MEMORY
     click.echo(f"Error: {_one_line(message)}", err=True)
     sys.exit(USER_ERROR)
+
+
+def needs(*names: str, because: str) -> None:
+    """Raises UsageError for the first of these parameters that was typed: it would be read by nothing."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        if param.name in names and ctx.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{param.opts[0]} needs {because}")
+
+
+def check_shape_options(shapes: bool, suffix: str) -> None:
+    """Refuses options of surfaces where none is written."""
+    if not shapes or suffix == ".mrc":
+        needs("level", "part", because="--shapes and --shape-format=.ply, .obj or .glb")
 
 
 def _one_line(text: str) -> str:

@@ -25,8 +25,9 @@ def samples(load, seeds, psi, cutoff, outdir, shapes, fov_deg, **shape):
     from eg3d import shapes as surfaces
     from torch_utils import images
 
-    G = load()
     suffix = shape.pop("suffix")
+    options.check_shape_options(shapes, suffix)
+    G = load()
     without = []
     views = sampling.sample_views(G, seeds, psi, cutoff, fov_deg)
     for seed, session, pictures in tqdm.tqdm(views, total=len(seeds), unit="seed"):

@@ -37,7 +37,8 @@ MOST_FRAMES = 1_000_000
               help="Follow a saved path (JSON), a frame for each camera, or as many as --seconds or --w-frames ask for.")
 @click.option("--save-camera-path", type=options.Output(), metavar="FILE", help="Save the path that is filmed (JSON).")
 @click.option("--cfg", type=click.Choice(["FFHQ", "AFHQ", "Shapenet"], case_sensitive=False),
-              help="The data whose focal length to film with; by default the network's.")
+              help="The data whose focal length to use, for the film (but for a saved path) and the mapping; by default the "
+                   "network's.")
 @click.option("--image_mode", "mode", type=click.Choice(["image", "image_depth", "image_raw"]), default="image",
               show_default=True, help="The final picture, the depth, or the rendering before super-resolution.")
 @click.option("--depth-colors", type=click.Choice(["grey", "viridis"]), default="grey", show_default=True,
@@ -54,6 +55,9 @@ def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, out
     """A film, interpolation.mp4: the camera goes round while the identity passes from seed to seed."""
     from eg3d import cameras, encoding, video
 
+    options.check_shape_options(shapes, shape["suffix"])
+    if mode != "image_depth":
+        options.needs("depth_colors", because="--image_mode=image_depth")
     films, columns = _films(outdir, output, seeds, grid, num_keyframes, shuffle_seed, interpolate)
     first = next(iter(films))
     fps = fps or (encoding.GIF_FPS if first.endswith(".gif") else encoding.FPS)
@@ -72,6 +76,7 @@ def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, out
         labels = cameras.orbit(G.rendering_kwargs, frames, orbit, focal=focal)
     else:
         labels = cameras.film_path(G.rendering_kwargs, frames, focal=focal)
+    video.sampling_options(G, multiplier)  # refuses too few samples before anything is written
     if save_camera_path:
         cameras.save_path(labels, save_camera_path)
     without = []
@@ -164,9 +169,12 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
     from dnnlib.util import written_beside
     from eg3d import shapes
 
-    before, without = None, []
+    before, failed, without = None, None, []
     for index in tqdm.tqdm(range(len(film)), desc="shapes", unit="frame"):
         session = film.session(index)
+        if session is failed:
+            without.append(without[-1])
+            continue
         path = base / f"{index:04d}_shape{suffix}"
         try:
             if session is before is not None:
@@ -176,6 +184,7 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
                 shapes.save(session, path, **shape)
         except shapes.NoSurface as error:
             without.append(str(error))
+            failed = session
             continue
         before = session
     with written_beside(f"{base}_trajectory.npy") as temporary:

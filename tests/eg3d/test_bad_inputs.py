@@ -508,10 +508,11 @@ print(json.dumps(ended))
 """
 TINY_DISK, SMALL_DISK = 50, 100_000  # bytes: less than any file; more than pictures, less than shapes and networks
 FILM = {"--output": "film.mp4"}
-SURFACE = {"--shapes": True, "--shape-res": "48", "--shape-level": "-1.5"}
+VOLUME = {"--shapes": True, "--shape-res": "48"}
+SURFACE = {**VOLUME, "--shape-level": "-1.5"}
 ON_FULL_DISKS = {  # what is written -> command, changes, limit, the file to be named, complete files that may stay
     "picture": ("samples", {}, TINY_DISK, "out/seed0000.png", []),
-    "mrc": ("samples", {**SURFACE, "--shape-format": ".mrc"}, SMALL_DISK, "out/seed0000.mrc", ["./out", "./out/seed0000.png"]),
+    "mrc": ("samples", {**VOLUME, "--shape-format": ".mrc"}, SMALL_DISK, "out/seed0000.mrc", ["./out", "./out/seed0000.png"]),
     "ply": ("samples", {**SURFACE, "--shape-format": ".ply"}, SMALL_DISK, "out/seed0000.ply", ["./out", "./out/seed0000.png"]),
     "mp4": ("videos", FILM, TINY_DISK, "film", []), "gif": ("videos", {"--output": "film.gif"}, TINY_DISK, "film", []),
     "deep-mp4": ("videos", {"--output": "a/b/film.mp4"}, TINY_DISK, "a/b/film", []),

@@ -456,6 +456,16 @@ def test_our_own_mistakes_are_not_hidden(run):
         run(command)
 
 
+@pytest.mark.parametrize("command, typed, words", [
+    (samples, ["--shape-level=1"], "--shape-level needs --shapes"),
+    (samples, ["--shapes", "--shape-part=largest"], "--shape-part needs"),
+    (videos, [*QUICK, "--shapes", "--shape-format=.mrc", "--shape-level=1"], "--shape-level needs"),
+    (videos, [*QUICK, "--depth-colors=viridis"], "--depth-colors needs --image_mode=image_depth")])
+def test_options_that_nothing_would_read(run, tmp_path, command, typed, words):
+    """They are refused, before the network is loaded."""
+    fails(run(command, "--network=nowhere.pkl", "--seeds=0", f"--outdir={tmp_path / 'out'}", *typed), words)
+
+
 # ------------------------------------------------------------------------------------------------ trust
 
 @pytest.fixture

@@ -166,3 +166,27 @@ def test_cuda_beyond_the_last(monkeypatch):
     assert generator.choose_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(ValueError, match="cuda:1 is not available"):
         generator.choose_device("cuda:1")
+
+
+# ------------------------------------------------------------------------------------------------ settings that cannot be
+
+@pytest.mark.parametrize("key, value", [
+    ("depth_resolution", 6.5), ("depth_resolution", 10**6), ("depth_resolution_importance", -1), ("box_warp", "large"),
+    ("c_scale", "a"), ("density_noise", "x"), ("avg_camera_pivot", [0, 0]), ("ray_start", None), ("focal_length", 0)])
+def test_rendering_options_that_cannot_be(tiny_path, tmp_path, key, value):
+    """They are named when the network is loaded, before anything is rendered."""
+    snapshot = pickles.load(tiny_path)
+    snapshot["G_ema"].rendering_kwargs[key] = value
+    pickles.save(snapshot, tmp_path / "odd.pkl")
+    refused(CheckpointError, f"odd.pkl: its rendering_kwargs say {key} = ", tmp_path / "odd.pkl")
+
+
+@pytest.mark.parametrize("name, value", [("neural_rendering_resolution", "big"), ("neural_rendering_resolution", 10**5),
+                                         ("z_dim", 3)])
+def test_attributes_that_cannot_be(tiny_path, tmp_path, name, value):
+    """In either format."""
+    snapshot = pickles.load(tiny_path)
+    setattr(snapshot["G_ema"], name, value)
+    for suffix in (".pkl", ".safetensors"):
+        generator.save_snapshot(snapshot, tmp_path / f"odd{suffix}")
+        refused(CheckpointError, f"odd{suffix}: its {name} is ", tmp_path / f"odd{suffix}")

@@ -332,8 +332,8 @@ def test_surface_at_another_level(tmp_path, ball_session):
 
 
 def test_surface_is_closed_at_the_border(tmp_path):
-    """What is dense everywhere ends where the grid is cut, and there the normals are the cut's."""
-    shapes.save(Field(full(20.0)), tmp_path / "full.ply", 32)
+    """What is dense but for a hole in the middle ends where the grid is cut, and there the normals are the cut's."""
+    shapes.save(Field(lambda p: 20.0 - 40.0 * (p.norm(dim=-1) < 0.1)), tmp_path / "full.ply", 32)
     mesh = reopened(tmp_path / "full.ply")
     assert mesh.is_watertight and mesh.volume > 0
     inner = 0.5 - 3 / 31  # the last index that is not cut
@@ -405,6 +405,13 @@ def test_same_shape_same_bytes(tmp_path, ball_session, suffix):
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
+
+def test_no_surface_at_the_cut_alone(tmp_path):
+    """A level that the density exceeds everywhere: where the grid is cut is no surface of the network's."""
+    with pytest.raises(shapes.NoSurface, match="goes from -5 to -5"):
+        shapes.save(Field(full(-5.0)), tmp_path / "shape.ply", 16, level=-500)
+    assert os.listdir(tmp_path) == []
+
 
 @pytest.mark.parametrize("suffix", READERS)
 @pytest.mark.parametrize("resolution, density", [(16, -5.0), (8, 10.0)])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -894,3 +894,30 @@ def test_what_looks_like_a_tensor_file(tmp_path, data):
     path.write_bytes(data)
     looks = len(data) > 8 and data[8:9] == b"{" and sum(byte << 8 * index for index, byte in enumerate(data[:8])) < len(data)
     assert tensor_files.is_tensor_file(path) == looks
+
+
+def test_sets_and_tensors_among_attributes(tiny_path, tmp_path):
+    """Rendering options that hold a set or a tensor come back whole; what the class does not know is left out."""
+    G = pickles.load(tiny_path)["G_ema"]
+    G.rendering_kwargs.update(box_warp=2.5, tags={"a", "b"}, offset=torch.tensor([1.0, 2.0]))
+    G.extra = 3
+    tensor_files.save(G, tmp_path / "G.safetensors")
+    back = tensor_files.load(tmp_path / "G.safetensors")
+    assert back.rendering_kwargs["box_warp"] == 2.5 and back.rendering_kwargs["tags"] == {"a", "b"}
+    assert torch.equal(back.rendering_kwargs["offset"], G.rendering_kwargs["offset"]) and not hasattr(back, "extra")
+
+
+@pytest.mark.parametrize("value", [{"$float": 10**400}, {"$tensor": [10**400], "dtype": "float32"},
+                                   {"$tensor": [1], "dtype": "qint8"}, {"$tensor": [1], "dtype": "Tensor"}])
+def test_numbers_beyond_measure(tiny_path, tmp_path, value):
+    """Refused in one line."""
+    G = pickles.load(tiny_path)["G_ema"]
+    tensor_files.save(G, tmp_path / "G.safetensors")
+    config = tensor_files.configuration(tmp_path / "G.safetensors")
+    config["networks"]["network"]["attributes"]["rendering_kwargs"] = {"box_warp": value}
+    with safetensors.safe_open(tmp_path / "G.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    safetensors.torch.save_file(tensors, tmp_path / "odd.safetensors", metadata=dict(eg3d=json.dumps(config)))
+    with pytest.raises(CheckpointError, match="odd.safetensors: ") as caught:
+        tensor_files.load(tmp_path / "odd.safetensors")
+    assert "\n" not in str(caught.value)
