@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 20}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
-POINTS_AT_ONCE = 1 << 17  # of `density` and `colors`
+POINTS_AT_ONCE = 1 << 15  # of `density` and `colors`: fits a CPU's caches
 FOREIGN_POINTS_AT_ONCE = 1 << 20
 
 
