@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import threading
@@ -70,8 +71,9 @@ def check_fps(path: Union[str, os.PathLike], fps: float) -> None:
 def write(frames: Iterable[np.ndarray], path: Union[str, os.PathLike], fps: float = FPS) -> Path:
     """Writes frames, uint8 [H, W, 3] each, as the film or into the folder (see `is_folder`) that `path` names.
 
-    If encoding fails, warns and writes PNGs into `<name>-frames` beside it; for that `frames` is gone through again, and where
-    that cannot be, as with a generator, EncodingError is raised. Returns where the frames are: complete, or not at all.
+    If encoding fails, warns and writes PNGs into a new folder `<name>-frames` beside it; for that `frames` is gone through
+    again, and where that cannot be, as with a generator, EncodingError is raised.
+    Returns where the frames are: complete, or not at all.
     Raises OSError where they cannot be written, ValueError for the suffix and for no frames.
     """
     folder, path = is_folder(path), Path(path)
@@ -87,26 +89,31 @@ def write(frames: Iterable[np.ndarray], path: Union[str, os.PathLike], fps: floa
     except EncodingError as error:
         if iter(frames) is frames:
             raise
-        folder = path.with_name(f"{path.stem}-frames")
+        names = (f"{path.stem}-frames{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
+        folder = next(place for place in map(path.with_name, names) if not place.exists())
         warnings.warn(f"{path}: {error}; its frames become PNGs in {folder}", RuntimeWarning, stacklevel=2)
         write_pngs(frames, folder)
         return folder
 
 
+def check_folder(folder: Union[str, os.PathLike]) -> None:
+    """Raises OSError where a folder holds pictures that are named as frames are."""
+    if any(Path(folder).glob("[0-9]" * 5 + ".png")):
+        raise OSError(f"{folder}: holds numbered pictures already: choose another folder, or empty it")
+
+
 def write_pngs(frames: Iterable[np.ndarray], folder: Union[str, os.PathLike]) -> None:
     """Writes 00000.png, 00001.png ... into a folder, which may hold other files; all of them, or none.
 
-    Frames of a longer film that was there before go.
+    Raises OSError where numbered pictures are already: they may be anybody's, and nothing is deleted or replaced.
     """
+    check_folder(folder)
     with folder_written_beside(folder) as temporary:
         count = 0
         for count, frame in enumerate(frames, start=1):
             images.save_png(frame, temporary / f"{count - 1:05d}.png")
         if count == 0:
             raise ValueError(f"{folder}: there are no frames")
-    for old in Path(folder).glob("[0-9]" * 5 + ".png"):
-        if int(old.stem) >= count:
-            old.unlink()
 
 
 class _Encoder:

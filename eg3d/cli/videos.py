@@ -139,6 +139,8 @@ def _check_places(films: Dict[str, List[List[int]]], camera_path: Optional[str],
 
     for name in films:
         base = _base(name)
+        if encoding.is_folder(name):
+            encoding.check_folder(name)
         if (shapes or encoding.is_folder(name)) and base.exists() and not base.is_dir():
             raise click.UsageError(f"{base}: a file is there, but frames or shapes need a folder of that name")
         taken = {os.path.abspath(path) for path in (name, base, f"{base}_trajectory.npy")}

@@ -224,19 +224,23 @@ def test_grey_frames_in_a_folder(tmp_path):
 
 
 def test_folder_that_is_there(tmp_path):
-    """Other files stay, the frames of an older, longer film do not; with a suffix, too, it is a folder."""
+    """Other files stay; with a suffix, too, it is a folder."""
     for name in ("frames", "frames.mp4"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "notes.txt").write_text("mine")
-        (folder / "00000.png").write_text("old")
-        (folder / "00007.png").write_text("older")
         assert encoding.write([pattern(1), pattern(2)], folder) == folder
         assert sorted(os.listdir(folder)) == ["00000.png", "00001.png", "notes.txt"]
         assert (folder / "notes.txt").read_text() == "mine"
-        new = [np.asarray(PIL.Image.open(folder / f"0000{index}.png")) for index in (0, 1)]
-        assert same_frames(new, [pattern(1), pattern(2)])
-    assert sorted(os.listdir(tmp_path)) == ["frames", "frames.mp4"]
+
+
+@pytest.mark.parametrize("name", ["00000.png", "00001.png", "69999.png"])
+def test_numbered_pictures_are_never_touched(tmp_path, name):
+    """A data set is named as frames are: it is neither replaced nor deleted."""
+    (tmp_path / name).write_bytes(b"a photograph")
+    with pytest.raises(OSError, match="numbered pictures already"):
+        encoding.write([pattern(1), pattern(2)], tmp_path)
+    assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_bytes() == b"a photograph"
 
 
 def test_is_folder(tmp_path):
@@ -309,7 +313,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, name, error, good):
 
 def test_interrupted_folder_stays_as_it_was(tmp_path):
     """Frames of a film that was not finished do not get among those that were there."""
-    (tmp_path / "00000.png").write_text("old")
+    (tmp_path / "notes.txt").write_text("old")
 
     def frames():
         yield pattern(1)
@@ -317,7 +321,7 @@ def test_interrupted_folder_stays_as_it_was(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         encoding.write(frames(), tmp_path)
-    assert os.listdir(tmp_path) == ["00000.png"] and (tmp_path / "00000.png").read_text() == "old"
+    assert os.listdir(tmp_path) == ["notes.txt"] and (tmp_path / "notes.txt").read_text() == "old"
 
 
 ENDLESS = """
@@ -457,17 +461,17 @@ def test_frames_that_come_once(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="the programs are shell scripts")
 @pytest.mark.parametrize("suffix", FILMS)
 def test_pngs_beside_an_older_film(tmp_path, monkeypatch, suffix):
-    """The older film and the other files of a folder of that name stay."""
-    path, folder = tmp_path / f"film{suffix}", tmp_path / "film-frames"
+    """The older film stays, and so does a folder of that name: the frames get the next one."""
+    path, older, folder = tmp_path / f"film{suffix}", tmp_path / "film-frames", tmp_path / "film-frames-2"
     path.write_text("an older film")
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
+    older.mkdir()
+    (older / "00000.png").write_text("mine")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/false")
     with pytest.warns(RuntimeWarning, match="encoding failed"):
         assert encoding.write([pattern(3)], path, 25) == folder
     assert path.read_text() == "an older film"
-    assert sorted(os.listdir(folder)) == ["00000.png", "notes.txt"] and sorted(os.listdir(tmp_path)) == sorted(
-        [path.name, "film-frames"])
+    assert os.listdir(folder) == ["00000.png"] and (older / "00000.png").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, older.name, folder.name])
 
 
 def test_no_encoder_for_folders(tmp_path, monkeypatch):
