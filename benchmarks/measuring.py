@@ -15,17 +15,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout that this file lies in
 
+from dnnlib import EasyDict
 from training.dual_discriminator import DualDiscriminator
 from training.triplane import TriPlaneGenerator
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
-RENDERING = dict(  # of ffhq512-128
+RENDERING = EasyDict(  # of ffhq512-128
     image_resolution=512, disparity_space_sampling=False, clamp_mode="softplus",
     superresolution_module="training.superresolution.SuperresolutionHybrid8XDC", c_gen_conditioning_zero=False, c_scale=1,
     superresolution_noise_mode="none", decoder_lr_mul=1, sr_antialias=True, depth_resolution=48,
     depth_resolution_importance=48, ray_start=2.25, ray_end=3.3, box_warp=1, avg_camera_radius=2.7,
     avg_camera_pivot=[0, 0, 0.2])
+WIDTH = dict(channel_base=32768, channel_max=512)
 
 
 def official_generator() -> TriPlaneGenerator:
@@ -33,17 +35,16 @@ def official_generator() -> TriPlaneGenerator:
     torch.manual_seed(0)
     G = TriPlaneGenerator(
         z_dim=512, c_dim=25, w_dim=512, img_resolution=512, img_channels=3, sr_num_fp16_res=4,
-        mapping_kwargs=dict(num_layers=2), rendering_kwargs=dict(RENDERING),
-        sr_kwargs=dict(channel_base=32768, channel_max=512, fused_modconv_default="inference_only"), channel_base=32768,
-        channel_max=512, fused_modconv_default="inference_only", num_fp16_res=0, conv_clamp=None)
+        mapping_kwargs=EasyDict(num_layers=2), rendering_kwargs=EasyDict(RENDERING),
+        sr_kwargs=EasyDict(WIDTH, fused_modconv_default="inference_only"), fused_modconv_default="inference_only",
+        num_fp16_res=0, conv_clamp=None, **WIDTH)
     G.neural_rendering_resolution = 128
     return G.eval().requires_grad_(False)
 
 
 def official_discriminator() -> DualDiscriminator:
     """Its discriminator."""
-    D = DualDiscriminator(c_dim=25, img_resolution=512, img_channels=3, channel_base=32768, channel_max=512, num_fp16_res=4,
-                          conv_clamp=256)
+    D = DualDiscriminator(c_dim=25, img_resolution=512, img_channels=3, num_fp16_res=4, conv_clamp=256, **WIDTH)
     return D.eval().requires_grad_(False)
 
 

@@ -1,9 +1,10 @@
 """Seconds and memory of a 512x512 frame and of a 256^3 shape of ffhq512-128, as the original works and as this project does.
 
-As the original: for every picture mapping, backbone, 128x128 rays with 96 + 96 samples at once (looked up, sorted, gathered),
-super-resolution, NCHW and grouped convolution, one picture at a time; for a shape a million points at a time, each million
-with a mapping and a backbone of its own. Here: eg3d.session. Both get the same draws; a frame's error is the largest
-difference of a picture in [-1, 1], a shape's that of a density.
+As the original: for every picture mapping, backbone, 128x128 rays with 96 + 96 samples at once, super-resolution, one picture
+at a time; for a shape a million points at a time, each million with a mapping and a backbone of its own. Here: eg3d.session,
+whose planes are kept and whose rays and points come in chunks. Sorting and gathering of samples, NCHW and grouped convolution
+are in both. Both get the same draws; a frame's error is the largest difference of a picture in [-1, 1], a shape's that of a
+density.
 """
 
 import click

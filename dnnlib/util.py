@@ -203,9 +203,10 @@ def written_beside(path: os.PathLike):
 
 @contextlib.contextmanager
 def folder_written_beside(path: os.PathLike):
-    """Yields a temporary folder beside `path` and, at the end, moves its files there; after an error nothing stays.
+    """Yields a temporary folder beside `path`, whose files appear there at the end; after an error in the block nothing stays.
 
-    A folder that is there keeps its other files.
+    Where no folder is, they appear together. One that is there keeps its other files, and gets the new ones one after another,
+    in place of those of the same name.
     """
     path = Path(path)
     with _in_place_of(path):

@@ -119,7 +119,7 @@ def FOV_to_intrinsics(fov_degrees: float, device="cpu") -> Tensor:
 def focal_length(rendering_kwargs: dict) -> float:
     """The focal length, in image widths, of the data that a network with these rendering_kwargs was trained on.
 
-    Networks trained here say it themselves; of others the camera's distance tells whether they are ShapeNet's.
+    rendering_kwargs may say it as 'focal_length'; otherwise the camera's distance tells whether the data are ShapeNet's.
     """
     if "focal_length" in rendering_kwargs:
         return float(rendering_kwargs["focal_length"])
@@ -135,7 +135,10 @@ def label(pose: Tensor, K: Tensor) -> Tensor:
 
 
 def view(rendering_kwargs: dict, yaw: float = 0.0, pitch: float = 0.0, focal: Optional[float] = None, device="cpu") -> Tensor:
-    """Label [1, 25] of a camera turned by yaw and pitch (radians) from the frontal one, around the network's own pivot."""
+    """Label [1, 25] of a camera turned by yaw and pitch (radians) from the frontal one.
+
+    It circles the world's origin at the network's own radius and looks at the network's pivot.
+    """
     pose = LookAtPoseSampler.sample(
         FRONTAL + yaw, FRONTAL + pitch, rendering_kwargs.get("avg_camera_pivot", [0, 0, 0]),
         radius=rendering_kwargs.get("avg_camera_radius", 2.7), device=device)
@@ -166,16 +169,23 @@ def orbit(rendering_kwargs: dict, frames: int, degrees: float = 360, pitch: floa
 
 
 def resample(labels: Tensor, frames: int) -> Tensor:
-    """A path [F, 25] at another number of frames: rotations turn evenly between its cameras, all else moves straight."""
+    """A path [F, 25] at another number of frames, from its first camera to its last.
+
+    Between two cameras it turns evenly, and the world's origin moves straight through what the camera sees: cameras around
+    the origin stay at their distance. Intrinsics change evenly.
+    """
     if len(labels) == 1:
         return labels.repeat(frames, 1)
     have, wanted = np.arange(len(labels)), np.linspace(0, len(labels) - 1, frames)
     numbers = labels.double().cpu().numpy()
-    path = scipy.interpolate.interp1d(have, numbers, axis=0)(wanted)
-    poses = path[:, :16].reshape(-1, 4, 4)
-    rotations = Rotation.from_matrix(numbers[:, :16].reshape(-1, 4, 4)[:, :3, :3])
-    poses[:, :3, :3] = Slerp(have, rotations)(wanted).as_matrix()
-    return torch.from_numpy(path).to(labels)
+    poses = numbers[:, :16].reshape(-1, 4, 4)
+    turns = Rotation.from_matrix(poses[:, :3, :3])
+    seen = turns.inv().apply(poses[:, :3, 3])  # camera position in the camera's own axes
+    path = scipy.interpolate.interp1d(have, np.concatenate([seen, numbers[:, 16:]], axis=1), axis=0)(wanted)
+    turned = Slerp(have, turns)(wanted)
+    pose = np.tile(np.eye(4), (frames, 1, 1))
+    pose[:, :3, :3], pose[:, :3, 3] = turned.as_matrix(), turned.apply(path[:, :3])
+    return torch.from_numpy(np.concatenate([pose.reshape(-1, 16), path[:, 3:]], axis=1)).to(labels)
 
 
 def save_path(labels: Tensor, path: Union[str, os.PathLike]) -> None:

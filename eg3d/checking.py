@@ -6,7 +6,7 @@ import os
 import reprlib
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, Set, Tuple, Union
+from typing import Any, Dict, Generator, Iterator, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from dnnlib.util import checksum, open_url
 from eg3d import cameras, generator, sampling
 from eg3d.session import Session
 from torch_utils import images, persistence, pickles, tensor_files
+from torch_utils.misc import is_out_of_memory
 from torch_utils.persistence import CheckpointError, Record
 from training.volumetric_rendering import renderer
 
@@ -37,18 +38,11 @@ def report(source: Union[str, os.PathLike], picture: Path, seed: int, device: to
     yield "file", f"{path}, {os.path.getsize(path) / 1e6:.1f} MB"
     yield "sha256", checksum(path)
     yield "format", "safetensors with EG3D's configuration" if tensors else "pickle"
-    if not tensors:
-        try:
-            content = pickles.read(path, str(source))
-            yield from _carried(content)
-            if trust:  # which is not what it takes to load as data
-                pickles.finish(content, str(source))
-        except CheckpointError as error:
-            if not trust:
-                raise
-            yield "as data", f"no: {error}"
     began = time.perf_counter()
-    snapshot = generator.load_snapshot(path, trust=trust)
+    if tensors:
+        snapshot = tensor_files.load(path, str(source))
+    else:
+        snapshot = yield from _read(path, str(source), trust)
     how = "with its own code executed (--trust)" if trust and not tensors else "as data: nothing in it was executed"
     yield "loads", f"{how}, {time.perf_counter() - began:.1f} s"
     held = snapshot if isinstance(snapshot, dict) else {"a network": snapshot}
@@ -60,10 +54,29 @@ def report(source: Union[str, os.PathLike], picture: Path, seed: int, device: to
     yield from _network(G)
     try:
         yield "picture", _render(G, picture, seed, source)
-    except (CheckpointError, torch.cuda.OutOfMemoryError):
+    except CheckpointError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # settings that fit no network
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{source}: does not render ({error})") from error
+
+
+def _read(path: str, name: str, trust: bool) -> Generator[Line, None, Any]:
+    """Reads a pickle and tells what it carries; with `trust` also whether that was needed."""
+    try:
+        content = pickles.read(path, name)
+        yield from _carried(content)
+        snapshot = pickles.finish(content, name)
+    except CheckpointError as error:
+        if not trust:
+            raise
+        yield "as data", f"no: {error}"
+    else:
+        if not trust:
+            return snapshot
+        yield "as data", "yes, without --trust too"
+    return pickles.load(path, trust=True, name=name)
 
 
 def _carried(content: Any) -> Iterator[Line]:

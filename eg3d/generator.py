@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import reprlib
 from pathlib import Path
-from typing import Any, Callable, Dict, Union
+from typing import Any, Callable, Dict, Optional, Union
 
 import torch
 
 from dnnlib.util import is_url, open_url
+from eg3d import cameras
 from torch_utils import pickles, tensor_files
 from torch_utils.persistence import CheckpointError
 
@@ -23,8 +24,13 @@ RELEASED = ("ffhq512-64", "ffhq512-128", "ffhqrebalanced512-64", "ffhqrebalanced
 WRITERS = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
 
 
+MOST = 4096  # samples of a ray, rays along a side
+MOST_SAMPLES = 1 << 30  # of a picture, whose draws alone are 4 GB then
+FLATTEST = 1e-6  # determinant of a plane's frame
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < cameras.LARGEST
 
 
 def _count(value: Any) -> bool:
@@ -35,14 +41,29 @@ def _positive(value: Any) -> bool:
     return _number(value) and value > 0
 
 
+def _switch(value: Any) -> bool:
+    return isinstance(value, int) and value in (0, 1)
+
+
+def _one_of(*words: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in words
+
+
+def _limit(value: Any) -> bool:
+    return _number(value) or _one_of("auto")(value)
+
+
+def _point(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_number, value))
+
+
 # Rendering options that are used before anything else would notice what they hold -> whether a value can be.
 OPTIONS: Dict[str, Callable[[Any], bool]] = dict(
-    ray_start=lambda value: value == "auto" or _number(value), ray_end=lambda value: value == "auto" or _number(value),
-    box_warp=_positive, depth_resolution=lambda value: _count(value) and value >= 4,
+    ray_start=_limit, ray_end=_limit, box_warp=_positive, depth_resolution=lambda value: _count(value) and value >= 4,
     depth_resolution_importance=_count, c_scale=_number, density_noise=_number, avg_camera_radius=_positive,
-    avg_camera_pivot=lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_number, value)),
-    focal_length=_positive)
-MOST = 4096  # samples of a ray, rays along a side
+    avg_camera_pivot=_point, focal_length=lambda value: _number(value) and value >= cameras.SMALLEST_FOCAL,
+    white_back=_switch, disparity_space_sampling=_switch, c_gen_conditioning_zero=_switch, clamp_mode=_one_of("softplus"),
+    superresolution_noise_mode=_one_of("none", "const", "random"))
 NEEDED_OPTIONS = ("ray_start", "ray_end", "box_warp", "depth_resolution", "depth_resolution_importance")
 NEEDED = ("mapping", "synthesis", "rendering_kwargs", "neural_rendering_resolution", "z_dim", "backbone", "renderer", "decoder")
 
@@ -129,18 +150,37 @@ def generator_of(snapshot: Any, source: Union[str, os.PathLike]) -> torch.nn.Mod
         raise CheckpointError(f"{source}: holds {held}, but no G_ema")
     if not isinstance(G, torch.nn.Module) or not all(hasattr(G, name) for name in NEEDED):
         raise CheckpointError(f"{source}: holds a {type(G).__name__}, which is no tri-plane generator")
-    if not isinstance(G.rendering_kwargs, dict) or not all(isinstance(key, str) for key in G.rendering_kwargs):
-        raise CheckpointError(f"{source}: its rendering_kwargs are no dict of names")
-    lacking = [key for key in NEEDED_OPTIONS if key not in G.rendering_kwargs]
-    if lacking:
-        raise CheckpointError(f"{source}: its rendering_kwargs lack {', '.join(lacking)}")
-    for key, fits in OPTIONS.items():
-        value = G.rendering_kwargs.get(key)
-        if key in G.rendering_kwargs and not fits(value):
-            raise CheckpointError(f"{source}: its rendering_kwargs say {key} = {reprlib.repr(value)}, which cannot be")
-    if not _count(G.neural_rendering_resolution) or G.neural_rendering_resolution == 0:
-        raise CheckpointError(f"{source}: its neural_rendering_resolution is {reprlib.repr(G.neural_rendering_resolution)}, "
-                              f"not a number from 1 to {MOST}")
-    if G.z_dim != getattr(G.backbone, "z_dim", G.z_dim):
-        raise CheckpointError(f"{source}: its z_dim is {reprlib.repr(G.z_dim)}, but its backbone's {G.backbone.z_dim}")
+    problem = _problem(G)
+    if problem is not None:
+        raise CheckpointError(f"{source}: its {problem}")
     return G.eval().requires_grad_(False)
+
+
+def _problem(G: torch.nn.Module) -> Optional[str]:
+    """What keeps a tri-plane generator from being rendered, or None."""
+    options, rays = G.rendering_kwargs, G.neural_rendering_resolution
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        return "rendering_kwargs are no dict of names"
+    lacking = [key for key in NEEDED_OPTIONS if key not in options]
+    if lacking:
+        return f"rendering_kwargs lack {', '.join(lacking)}"
+    for key, fits in OPTIONS.items():
+        if key in options and not fits(options[key]):
+            return f"rendering_kwargs say {key} = {reprlib.repr(options[key])}, which cannot be"
+    if not _count(rays) or rays == 0:
+        return f"neural_rendering_resolution is {reprlib.repr(rays)}, not a number from 1 to {MOST}"
+    samples = options["depth_resolution"] + options["depth_resolution_importance"]
+    if rays**2 * samples > MOST_SAMPLES:
+        return f"pictures have {rays} x {rays} rays of {samples} samples, more than anything can render"
+    if G.z_dim != getattr(G.backbone, "z_dim", G.z_dim):
+        return f"z_dim is {reprlib.repr(G.z_dim)}, but its backbone's {G.backbone.z_dim}"
+    axes = getattr(G.renderer, "plane_axes", None)
+    if isinstance(axes, torch.Tensor) and not _are_frames(axes):
+        return "plane_axes are no frames: one is flat, or holds what is no number"
+    return None
+
+
+def _are_frames(axes: torch.Tensor) -> bool:
+    """Whether each plane's axes span space, [P, 3, 3]."""
+    return (axes.ndim == 3 and axes.shape[1:] == (3, 3) and axes.is_floating_point() and bool(torch.isfinite(axes).all())
+            and bool((torch.linalg.det(axes.double()).abs() > FLATTEST).all()))

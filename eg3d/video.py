@@ -110,14 +110,16 @@ class Film:
         self.G, self.seeds, self.labels, self.columns = G, seeds, labels, columns
         self.mode, self.resolution, self.depth_colors = mode, resolution, depth_colors
         self.keyframes = len(seeds[0])
-        self.at_once = at_once or cells_at_once(G, next(G.parameters()).device)
-        self._gather(self.at_once)
+        self.at_once = min(at_once or cells_at_once(G, next(G.parameters()).device), len(seeds))
+        self._parts: List[Cells] = []
 
-    def _gather(self, at_once: int) -> None:
-        self.at_once = min(at_once, len(self.seeds))
-        self.parts: List[Cells] = []  # lets go of planes before new ones are made
-        self.parts = [Cells(self.G, self.seeds[start : start + at_once], **self._cells)
-                      for start in range(0, len(self.seeds), at_once)]
+    @property
+    def parts(self) -> List[Cells]:
+        """The grid's cells, those that are rendered together side by side; made when they are first asked for."""
+        if not self._parts:
+            self._parts = [Cells(self.G, self.seeds[start : start + self.at_once], **self._cells)
+                           for start in range(0, len(self.seeds), self.at_once)]
+        return self._parts
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,8 +133,6 @@ class Film:
         c = self.labels[index : index + 1]
         while True:
             try:
-                if not self.parts:
-                    self._gather(self.at_once)
                 pictures = torch.cat([
                     self.session(index, part).render(c, self.resolution)[self.mode] for part in range(len(self.parts))])
                 break
@@ -141,7 +141,7 @@ class Film:
                     raise
             warnings.warn(f"{self.at_once} cells at once need too much memory: {self.at_once // 2} from here on",
                           RuntimeWarning, stacklevel=2)
-            self.at_once, self.parts = self.at_once // 2, []
+            self.at_once, self._parts = self.at_once // 2, []  # lets go of planes before new ones are made
         if self.mode == "image_depth":
             pictures = images.depth_image(pictures)
             if self.depth_colors == "viridis":

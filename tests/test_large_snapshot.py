@@ -12,36 +12,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import measuring
 import pytest
-import torch
 
-from dnnlib import EasyDict
 from eg3d import generator
-from training.dual_discriminator import DualDiscriminator
-from training.triplane import TriPlaneGenerator
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 MOST_MEMORY = 2.2  # of the file's size: the file's bytes, mapped or read, the tensors made of them, and a little for the rest
 SIZE = 378e6  # bytes of the official file
-RENDERING = EasyDict(
-    image_resolution=512, disparity_space_sampling=False, clamp_mode="softplus",
-    superresolution_module="training.superresolution.SuperresolutionHybrid8XDC", c_gen_conditioning_zero=False, c_scale=1.0,
-    superresolution_noise_mode="none", density_reg=0.25, density_reg_p_dist=0.004, reg_type="l1", decoder_lr_mul=1,
-    sr_antialias=True, depth_resolution=48, depth_resolution_importance=48, ray_start=2.25, ray_end=3.3, box_warp=1,
-    avg_camera_radius=2.7, avg_camera_pivot=[0, 0, 0.2])
-WIDTH = dict(channel_base=32768, channel_max=512)
 
 
 def official_snapshot():
-    torch.manual_seed(0)
-    G = TriPlaneGenerator(
-        z_dim=512, c_dim=25, w_dim=512, img_resolution=512, img_channels=3, sr_num_fp16_res=4, num_fp16_res=0, conv_clamp=None,
-        mapping_kwargs=EasyDict(num_layers=2), rendering_kwargs=RENDERING, fused_modconv_default="inference_only",
-        sr_kwargs=EasyDict(**WIDTH, fused_modconv_default="inference_only"), **WIDTH).eval().requires_grad_(False)
-    G.neural_rendering_resolution = 128
-    D = DualDiscriminator(25, 512, 3, num_fp16_res=4, conv_clamp=256, **WIDTH).eval().requires_grad_(False)
+    G, D = measuring.official_generator(), measuring.official_discriminator()
     ema = copy.deepcopy(G)
     for parameter in ema.parameters():
         parameter.mul_(0.75)

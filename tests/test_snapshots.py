@@ -23,7 +23,7 @@ import torch
 from recipe import fill
 
 from dnnlib import EasyDict
-from torch_utils import persistence, pickles
+from torch_utils import persistence, pickles, tensor_files
 from torch_utils.persistence import import_hook, is_persistent, persistent_class
 from training.augment import AugmentPipe
 from training.dual_discriminator import DualDiscriminator
@@ -384,6 +384,27 @@ def test_loading_warns_of_nothing(tiny_path, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ persistence
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+def test_too_little_memory_is_no_damage(monkeypatch, tmp_path, trust, error):
+    """Where memory ends the error says so, and blames no file."""
+    def full(*_args, **_kwargs):
+        raise error
+
+    pickles.save(dict(note=torch.zeros(2)), tmp_path / "x.pkl")
+    tensor_files.save(dict(layer=FullyConnectedLayer(2, 3)), tmp_path / "x.safetensors")
+    monkeypatch.setattr(torch, "frombuffer", full)
+    monkeypatch.setattr(torch, "load", full)
+    monkeypatch.setattr(torch.Tensor, "clone", full)
+    with pytest.raises(type(error)) as caught:
+        pickles.load(tmp_path / "x.pkl", trust=trust)
+    assert caught.value is error
+    with pytest.raises(type(error)) as caught:
+        tensor_files.load(tmp_path / "x.safetensors")
+    assert caught.value is error
+
 
 def test_is_persistent():
     """Decorated classes and their objects; not what they contain, nor undecorated subclasses."""

@@ -56,6 +56,12 @@ def assert_shape(tensor: Tensor, ref_shape: Sequence[Optional[int]]) -> None:
         raise AssertionError(f"shape {list(tensor.shape)}, expected {expected}")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that there is too little memory; on a CPU PyTorch says so in words only."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and re.search("can't allocate memory|not enough memory", str(error)) is not None)
+
+
 def profiled_function(fn):
     """Decorator that shows the function under its name in torch.profiler."""
 

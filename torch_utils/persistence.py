@@ -26,6 +26,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 import torch
 
+from torch_utils import misc
+
 FORMAT_VERSION = 6
 EMBEDDED = "_embedded_"  # begins the names of modules made from trusted sources
 
@@ -63,6 +65,27 @@ class CheckpointError(ValueError):
             message = f"{message[:LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2:]}"
         printable = "".join(letter if letter.isprintable() else " " for letter in message)
         super().__init__(" ".join(printable.split()))
+
+
+@contextlib.contextmanager
+def explained(name: str, carries_code: bool = True) -> Iterator[None]:
+    """Whatever is wrong with a checkpoint is a CheckpointError of one line that begins with its name.
+
+    What the disk or the memory says passes as it is. Without `carries_code` nobody is told to trust it.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except CheckpointError as error:
+        message = str(error) if carries_code else str(error).replace(f"; {REMEDY}", "")
+        raise CheckpointError(f"{name}: {message}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
+    except Exception as error:
+        if misc.is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
 
 
 # ------------------------------------------------------------------------------------------------ classes that persist

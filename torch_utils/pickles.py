@@ -26,6 +26,7 @@ import torch
 import dnnlib
 from dnnlib.util import written_beside
 from torch_utils import persistence
+from torch_utils.misc import is_out_of_memory
 from torch_utils.persistence import REMEDY, CheckpointError, Record
 
 NEWEST_PROTOCOL = 5
@@ -51,6 +52,8 @@ def load(source: Source, trust: bool = False, name: Optional[str] = None) -> Any
         except CheckpointError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(f"the code it carries failed ({type(error).__name__}: {error})") from error
 
 
@@ -62,7 +65,7 @@ def read(source: Source, name: Optional[str] = None) -> Any:
 
 def finish(content: Any, name: str) -> Any:
     """The second half of `load`: makes objects of the Records that `read` returned. Raises CheckpointError."""
-    with _explained(name):
+    with persistence.explained(name):
         return _finish(content, "", {})
 
 
@@ -79,21 +82,6 @@ def _name(source: Source) -> str:
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Whatever goes wrong with a file is one line that begins with its name."""
-    try:
-        yield
-    except OSError:
-        raise
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
-    except Exception as error:
-        raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
-
-
-@contextlib.contextmanager
 def _opened(source: Source, name: str) -> Iterator[Tuple[BinaryIO, int]]:
     """The source as a stream that can be rewound, with the bytes left in it; what the caller opened stays open."""
     with contextlib.ExitStack() as stack:
@@ -103,7 +91,7 @@ def _opened(source: Source, name: str) -> Iterator[Tuple[BinaryIO, int]]:
             stream = stack.enter_context(open(source, "rb"))
         else:
             stream = source if source.seekable() else io.BytesIO(source.read())
-        with _explained(name):
+        with persistence.explained(name):
             size = _rest(stream)
             _reject_other_formats(_head(stream), size)
             yield stream, size
@@ -190,11 +178,22 @@ class _Packed:
 MARK = _Mark()
 
 
+class _Bounded:
+    """A stream whose reader never reserves more than the file holds, whatever length a pickle claims."""
+
+    def __init__(self, stream: BinaryIO, size: int):
+        self._stream, self._size = stream, size
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, count: int) -> bytes:
+        return self._stream.read(min(count, self._size))
+
+
 class _Machine:
     """Runs a pickle's instructions on a stack of data. See the standard library's pickletools for what each one means."""
 
     def __init__(self, stream: BinaryIO, size: int):
-        self.stream = stream
+        self.stream, self.size = stream, size
         self.budget = size  # bytes that calls may still copy: a file holds each byte once
         self.stack: List[Any] = []
         self.memo: Dict[int, Any] = {}
@@ -203,12 +202,14 @@ class _Machine:
         """Returns the pickled value, with Records in place of objects. Raises CheckpointError."""
         finished = False
         try:
-            for opcode, argument, _position in pickletools.genops(self.stream):
+            for opcode, argument, _position in pickletools.genops(_Bounded(self.stream, self.size)):
                 finished = opcode.name == "STOP"
                 self.step(opcode.name, argument)
         except CheckpointError:
             raise
         except Exception as error:  # a damaged pickle fails in many ways, and a step has no effect but on the stack
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(f"truncated or damaged ({error})") from error
         if not finished or len(self.stack) != 1:
             raise CheckpointError("truncated or damaged")

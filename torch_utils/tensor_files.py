@@ -17,7 +17,6 @@ back, has the same bits.
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from safetensors.torch import save_file
 from dnnlib import EasyDict
 from dnnlib.util import written_beside
 from torch_utils import persistence
-from torch_utils.persistence import REMEDY, CheckpointError, Record
+from torch_utils.persistence import CheckpointError, Record
 
 FORMAT_VERSION = 1
 KEY = "eg3d"  # of the configuration in the file's header
@@ -52,7 +51,7 @@ def is_tensor_file(path: Path) -> bool:
 
 def configuration(path: Path) -> dict:
     """A file's configuration, as JSON has it. Raises CheckpointError and OSError."""
-    with _explained(os.fspath(path)):
+    with persistence.explained(os.fspath(path), carries_code=False):
         return _configuration(path)
 
 
@@ -61,7 +60,7 @@ def load(path: Path, name: str = "") -> Any:
 
     Raises CheckpointError, whose message starts with the name and says what is wrong, and OSError.
     """
-    with _explained(name or os.fspath(path)):
+    with persistence.explained(name or os.fspath(path), carries_code=False):
         config = _configuration(path)
         with safetensors.safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
@@ -114,21 +113,6 @@ def _as_data(obj: Any) -> Tuple[Dict[str, torch.Tensor], dict]:
     return tensors, dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
 
 
-@contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Whatever is wrong with a file is one line that begins with its name."""
-    try:
-        yield
-    except CheckpointError as error:
-        message = str(error).replace(f"; {REMEDY}", "")  # there is no code to trust
-        raise CheckpointError(f"{name}: {message}") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{name}: damaged: nested beyond measure") from error
-    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError,
-            OverflowError) as error:
-        raise CheckpointError(f"{name}: truncated or damaged ({error})") from error
-
-
 def _configuration(path: Path) -> dict:
     with open(path, "rb"):  # what cannot be opened is an OSError
         pass
@@ -173,8 +157,8 @@ def _describe(network: torch.nn.Module, name: str) -> Tuple[dict, Dict[str, torc
     if home is None or getattr(sys.modules.get(home), class_name, None) is not type(network):
         raise CheckpointError(f"{name} is a {class_name} of other code, which only pickles keep: {SUFFIX} carries no code")
     described: dict = {
-        "class": class_name, "args": _encode(network._init_args, f"{name}'s arguments"),
-        "kwargs": _encode(network._init_kwargs, f"{name}'s arguments"), "training": network.training}
+        "class": class_name, "args": _encode(network._init_args, f"{name}'s arguments", {}),
+        "kwargs": _encode(network._init_kwargs, f"{name}'s arguments", {}), "training": network.training}
     twin = persistence.construct(_record(name, described), name).train(network.training)
     described["attributes"] = {
         f"{path}.{key}" if path else key: value
@@ -194,7 +178,7 @@ def _attributes(module: torch.nn.Module, twin: torch.nn.Module, path: str) -> di
     for key in persistence.carried_attributes(module):
         if key not in vars(twin):
             continue  # the class knows nothing of it, and reading a pickle as data drops it too
-        value, own = [_encode(vars(some).get(key), f"{path}.{key}") for some in (module, twin)]
+        value, own = [_encode(vars(some).get(key), f"{path}.{key}", {}) for some in (module, twin)]
         if json.dumps(value) != json.dumps(own) or key in ALWAYS_TOLD:
             changed[key] = value
     return changed
@@ -218,7 +202,7 @@ def _rebuild(name: str, described: dict, tensors: Dict[str, torch.Tensor]) -> to
             states[parent]["_parameters"][own] = torch.nn.Parameter(tensor, requires_grad=key in trainable)
     for key, value in described["attributes"].items():
         parent, _, own = key.rpartition(".")
-        if parent not in states:
+        if parent not in states or own not in persistence.carried_attributes(module.get_submodule(parent)):
             raise CheckpointError(f"{name}.{key} belongs to no part of a {described['class']}")
         states[parent][own] = _decode(value, {})
     _restore_layouts(module, states)
@@ -246,7 +230,7 @@ def _restore_layouts(module: torch.nn.Module, states: Dict[str, dict]) -> None:
 _KINDS = {"$EasyDict": EasyDict, "$OrderedDict": collections.OrderedDict}
 
 
-def _encode(value: Any, where: str, networks: Dict[int, str] = {}) -> Any:  # noqa: B006
+def _encode(value: Any, where: str, networks: Dict[int, str]) -> Any:
     def inner(item):
         return _encode(item, where, networks)
 

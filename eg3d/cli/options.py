@@ -17,7 +17,8 @@ import click
 LONGEST_MESSAGE = 600  # characters
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130
-TOO_LITTLE_MEMORY = "there is too little memory: choose less --nrr, --sample_mult, --grid or --shape-res, or another --device"
+TOO_LITTLE_MEMORY = ("there is too little memory: choose less --nrr, --sample_mult, --grid or --shape-res, another --device, "
+                     "or a machine that has more")
 
 
 class SeedRange(click.ParamType):
@@ -174,11 +175,10 @@ def run(command: click.Command) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted: nothing half-written was left.", err=True)
         sys.exit(INTERRUPTED)
-    except MemoryError:
-        message = TOO_LITTLE_MEMORY
-    except RuntimeError as error:
-        # PyTorch's, which need not be imported yet; on a CPU it says so in words only.
-        if type(error).__name__ != "OutOfMemoryError" and not re.search("can't allocate memory|not enough memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        from torch_utils.misc import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         message = TOO_LITTLE_MEMORY
     click.echo(f"Error: {_one_line(message)}", err=True)
@@ -194,7 +194,9 @@ def needs(*names: str, because: str) -> None:
 
 
 def check_shape_options(shapes: bool, suffix: str) -> None:
-    """Refuses options of surfaces where none is written."""
+    """Refuses options of shapes where none is written; --shape-res is let through, since published commands carry it."""
+    if not shapes:
+        needs("suffix", because="--shapes")
     if not shapes or suffix == ".mrc":
         needs("level", "part", because="--shapes and --shape-format=.ply, .obj or .glb")
 

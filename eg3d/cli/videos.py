@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Dict, List, Optional, Tuple
 
 import click
 
+from dnnlib.util import written_beside
 from eg3d.cli import options
 
 FOCALS = {"ffhq": "FFHQ_FOCAL", "afhq": "FFHQ_FOCAL", "shapenet": "SHAPENET_FOCAL"}
@@ -77,14 +79,15 @@ def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, out
     else:
         labels = cameras.film_path(G.rendering_kwargs, frames, focal=focal)
     video.sampling_options(G, multiplier)  # refuses too few samples before anything is written
-    if save_camera_path:
-        cameras.save_path(labels, save_camera_path)
     without = []
-    for name, cells in films.items():
-        film = video.Film(G, cells, labels, columns, psi, cutoff, mode, rendered, multiplier, focal, depth_colors)
-        encoding.write(_Shown(film, Path(name).name), name, fps)
-        if shapes:
-            without += _save_shapes(film, _base(name), **shape)
+    with written_beside(save_camera_path) if save_camera_path else contextlib.nullcontext() as temporary:
+        if temporary:  # now, so that a place that cannot be written to is told before the film; it stays if the film does
+            cameras.save_path(labels, temporary)
+        for name, cells in films.items():
+            film = video.Film(G, cells, labels, columns, psi, cutoff, mode, rendered, multiplier, focal, depth_colors)
+            encoding.write(_Shown(film, Path(name).name), name, fps)
+            if shapes:
+                without += _save_shapes(film, _base(name), **shape)
     if without:
         raise click.ClickException(f"{len(without)} frames have no surface; the first: {without[0]}")
 
@@ -168,7 +171,6 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
     import numpy as np
     import tqdm
 
-    from dnnlib.util import written_beside
     from eg3d import shapes
 
     before, failed, without = None, None, []

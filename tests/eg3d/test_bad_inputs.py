@@ -199,6 +199,17 @@ def make_networks(folder, tiny_path):
     tensor_files.save(dict(G_ema=snapshot["G_ema"]), folder / "good.safetensors")
     tensors = (folder / "good.safetensors").read_bytes()
     shutil.copyfile(tiny_path, folder / "good.pkl")
+    def with_rays(rays):
+        G = pickles.load(tiny_path)["G_ema"]
+        G.neural_rendering_resolution = rays
+        G.rendering_kwargs["depth_resolution"] = 64
+        return pickle.dumps(dict(G_ema=G))
+
+    def with_axes(axes):
+        G = pickles.load(tiny_path)["G_ema"]
+        G.renderer.plane_axes = axes
+        return pickle.dumps(dict(G_ema=G))
+
     draw = random.Random(3)
     contents = {
         "empty.pkl": b"", "text.pkl": b"hello\n", "zeros.pkl": bytes(1000), "noise.pkl": draw.randbytes(5000),
@@ -229,6 +240,17 @@ def make_networks(folder, tiny_path):
         "whole/text-box.pkl": with_options(snapshot, box_warp="large"),
         "whole/text-radius.pkl": with_options(snapshot, avg_camera_radius="far"),
         "whole/text-pivot.pkl": with_options(snapshot, avg_camera_pivot="here"),
+        "whole/tiny-focal.pkl": with_options(snapshot, focal_length=1e-9),
+        "whole/tensor-back.pkl": with_options(snapshot, white_back=torch.zeros(3)),
+        "whole/tensor-zero.pkl": with_options(snapshot, c_gen_conditioning_zero=torch.ones(2)),
+        "whole/tensor-disparity.pkl": with_options(snapshot, disparity_space_sampling=torch.ones(2)),
+        "whole/tensor-clamp.pkl": with_options(snapshot, clamp_mode=torch.ones(2)),
+        "whole/relu-clamp.pkl": with_options(snapshot, clamp_mode="relu"),
+        "whole/list-noise.pkl": with_options(snapshot, superresolution_noise_mode=["none"]),
+        "whole/flat-axes.pkl": with_axes(torch.zeros(3, 3, 3)),
+        "whole/nan-axes.pkl": with_axes(torch.full((3, 3, 3), math.nan)),
+        "whole/whole-axes.pkl": with_axes(torch.ones(3, 3, 3, dtype=torch.long)),
+        "whole/most-samples.pkl": with_rays(4096),
         "nan/G.pkl": pickle.dumps(dict(G_ema=diverged))})
     for name, content in contents.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -241,7 +263,9 @@ BROKEN = (  # no command reads them; nets/ is what make_networks fills
     "other.safetensors",
     *(f"cut{index}{suffix}" for index in range(len(CUTS)) for suffix in (".pkl", ".safetensors")))
 NO_GENERATORS = ("number", "list", "none", "nothing", "others", "no-G", "text-G", "layer", "D", "layer-alone", "no-box",
-                 "no-depths", "text-depths", "negative-depths", "text-start", "text-box", "text-radius", "text-pivot")
+                 "no-depths", "text-depths", "negative-depths", "text-start", "text-box", "text-radius", "text-pivot",
+                 "tiny-focal", "tensor-back", "tensor-zero", "tensor-disparity", "tensor-clamp", "relu-clamp", "list-noise",
+                 "flat-axes", "nan-axes", "whole-axes", "most-samples")
 NO_NETWORKS = (
     "", " ", "ffhq", "TINY-RANDOM", "nowhere.pkl", "nowhere/net.pkl", "folder", ".", "/", "file", "file/net.pkl", "/dev/null",
     "/proc/self/mem", "a\0b.pkl", "a\nb.pkl", "n" * 300, "n" * 5000, "~/nowhere.pkl", "$HOME", "http://", "https:///net.pkl",
@@ -467,7 +491,7 @@ def test_the_files_that_work(run, world, tmp_path, monkeypatch):
     """The good neighbours of the faulty files are taken."""
     monkeypatch.chdir(tmp_path)
     for name, file in (("--camera-path", "here/paths/good.json"), ("--network", "nets/good.safetensors")):
-        assert run(videos, typed(BASES["videos"], {name: str(world / file)}))[0] == 0
+        assert run(videos, typed(BASES["videos"], {name: str(world / file), "--output": f"{name}/"}))[0] == 0
 
 
 # ------------------------------------------------------------------------------------------------ more than fits

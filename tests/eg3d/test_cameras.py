@@ -324,7 +324,8 @@ def test_resampling_to_the_same_number():
 
 
 def test_resampling_turns_evenly():
-    """Between two cameras: equal angles about one axis; places and focal lengths go straight and evenly."""
+    """Between two cameras: equal angles about one axis; focal lengths change evenly, and the world's origin goes straight
+    and evenly through the cameras' own frames."""
     start, axis, turn = axis_rotation([1, 2, -1], 0.7), [0.3, -1, 0.5], 2.2
     labels = torch.zeros(2, 25)
     for index, rotation in enumerate((start, start @ axis_rotation(axis, turn))):
@@ -335,7 +336,8 @@ def test_resampling_turns_evenly():
     for index, c in enumerate(path):
         share = index / 8
         close(rotations(path)[index], start @ axis_rotation(axis, turn * share), 1e-6)  # float32's rounding of numbers up to 1
-        close(c[[3, 7, 11]], [3 * share, 1 - 2 * share, 2 + 0.5 * share], 1e-6)
+        seen = [-(rotation.T @ place) for rotation, place in zip(rotations(path), places(path))]
+        close(seen[index], (1 - share) * seen[0] + share * seen[8], 1e-6)
         close(c[16:], [2 + 2 * share, 0, 0.5, 0, 2 + 2 * share, 0.5, 0, 0, 1], 1e-6)
 
 
@@ -344,6 +346,25 @@ def test_resampling_an_orbit():
     path = cameras.resample(cameras.orbit(dict(FFHQ, avg_camera_pivot=[0, 0, 0]), 12), 45)  # 11 steps to 44
     steps = [angle(first, second) for first, second in zip(rotations(path), rotations(path)[1:])]
     close(steps, np.full(44, 2 * math.pi / 12 / 4))
+
+
+@pytest.mark.parametrize("cameras_of_it", [3, 4, 7])
+def test_resampling_stays_at_its_distance(cameras_of_it):
+    """Few cameras around the origin become many at the same distance that look at the same point."""
+    for rendering, pitch in ((dict(FFHQ, avg_camera_pivot=[0, 0, 0]), 0.0), (SHAPENET, -0.5)):
+        few = cameras.orbit(rendering, cameras_of_it, pitch=pitch)
+        path = cameras.resample(few, 50)
+        close(np.linalg.norm(places(path), axis=1), [rendering["avg_camera_radius"]] * 50, 1e-6)
+        close([-(rotation.T @ place) for rotation, place in zip(rotations(path), places(path))],
+              [[0, 0, rendering["avg_camera_radius"]]] * 50, 1e-6)
+
+
+def test_resampling_goes_straight():
+    """Cameras that do not turn move on a line."""
+    labels = cameras.view(FFHQ, 0.4, -0.1).repeat(2, 1)
+    labels[1, [3, 7, 11]] += torch.tensor([0.5, -0.25, 1.0])
+    share = np.linspace(0, 1, 6)[:, None]
+    close(places(cameras.resample(labels, 6)), (1 - share) * places(labels)[0] + share * places(labels)[1], 1e-6)
 
 
 def test_resampling_one_camera():

@@ -226,18 +226,27 @@ def test_saved_path_is_followed(run, tmp_path):
 
 
 def test_followed_path_is_resampled(run, tmp_path):
-    """Three cameras become five frames: the first, middle and last are the path's own, those between turn half-way."""
+    """Three cameras become five frames: the first, middle and last are the path's own, those between turn half-way.
+
+    It can be told in frames or in seconds.
+    """
     labels = torch.cat([cameras.view({}, yaw=math.radians(yaw)) for yaw in (0, 20, 60)])
     (tmp_path / "path.json").write_text(json.dumps(dict(cameras=labels.tolist())))
     for length in ("--w-frames=5", "--seconds=0.5"):
-        assert run(videos, *FILM, f"--camera-path={tmp_path}/path.json", length, "--fps=10", f"--output={tmp_path}/frames/",
+        assert run(videos, *FILM, f"--camera-path={tmp_path}/path.json", length, "--fps=10", f"--output={tmp_path}/{length}/",
                    f"--save-camera-path={tmp_path}/five.json")[0] == 0
-        assert len(pngs(tmp_path / "frames")) == 5
+        assert len(pngs(tmp_path / length)) == 5
         yaws, five = saved_yaws(tmp_path / "five.json")
         # float32 rotations: 1e-7 of a radian is 1e-5 degrees
         np.testing.assert_allclose(np.abs(yaws), [0, 10, 20, 40, 60], atol=1e-4)
         np.testing.assert_allclose(five[::2], labels, atol=1e-6)
-        np.testing.assert_allclose(five[1, [3, 7, 11]], (five[0] + five[2])[[3, 7, 11]] / 2, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(five[:, [3, 7, 11]], axis=1), 2.7, rtol=1e-6)
+
+
+def test_published_commands_name_a_size_without_shapes(run, tmp_path):
+    """--shape-res alone does nothing, in the original too."""
+    assert run(samples, "--network=tiny-random", "--device=cpu", "--seeds=0", "--shape-res=16", f"--outdir={tmp_path}")[0] == 0
+    assert os.listdir(tmp_path) == ["seed0000.png"]
 
 
 def test_depth_colors(run, tmp_path):
@@ -328,8 +337,8 @@ def test_networks_of_shapenet(run, tiny_path, tmp_path):
         sheets[name] = np.asarray(PIL.Image.open(tmp_path / name / "seed0000.png")).astype(int)
     # The two focal lengths differ in the last bit of float32: where a picture is truncated to bytes, by one.
     assert np.abs(sheets["own"] - sheets["shapenet"]).max() <= 1 and np.abs(sheets["own"] - sheets["ffhq"]).max() > 1
-    for cfg, focal in (((), 1.7074), (("--cfg=FFHQ",), 4.2647), (("--cfg=Shapenet",), 1.7074)):
-        assert run(videos, f"--network={network}", *FILM[1:], "--w-frames=2", *cfg, f"--output={tmp_path}/film/",
+    for index, (cfg, focal) in enumerate([((), 1.7074), (("--cfg=FFHQ",), 4.2647), (("--cfg=Shapenet",), 1.7074)]):
+        assert run(videos, f"--network={network}", *FILM[1:], "--w-frames=2", *cfg, f"--output={tmp_path}/film{index}/",
                    f"--save-camera-path={tmp_path}/path.json")[0] == 0
         _, labels = saved_yaws(tmp_path / "path.json")
         np.testing.assert_allclose(labels[:, 16:], [[focal, 0, 0.5, 0, focal, 0.5, 0, 0, 1]] * 2, rtol=1e-6)
@@ -435,6 +444,7 @@ def test_options_of_one_film_only(run, tmp_path, option):
 @pytest.mark.parametrize("error, code", [
     (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), 2), (OSError("no space\nleft"), 2),
     (ValueError("a\nb"), 2), (CheckpointError("damaged"), 2), (click.UsageError("not so"), 2), (KeyboardInterrupt(), 130),
+    (MemoryError(), 2), (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), 2),
     (click.Abort(), 130)], ids=lambda value: type(value).__name__)
 def test_how_commands_end(run, error, code):
     """Whatever the user or the machine may cause ends in one line without traceback."""
@@ -459,6 +469,8 @@ def test_our_own_mistakes_are_not_hidden(run):
 @pytest.mark.parametrize("command, typed, words", [
     (samples, ["--shape-level=1"], "--shape-level needs --shapes"),
     (samples, ["--shapes", "--shape-part=largest"], "--shape-part needs"),
+    (samples, ["--shape-format=.ply"], "--shape-format needs --shapes"),
+    (videos, [*QUICK, "--shape-format=.mrc"], "--shape-format needs --shapes"),
     (videos, [*QUICK, "--shapes", "--shape-format=.mrc", "--shape-level=1"], "--shape-level needs"),
     (videos, [*QUICK, "--depth-colors=viridis"], "--depth-colors needs --image_mode=image_depth")])
 def test_options_that_nothing_would_read(run, tmp_path, command, typed, words):

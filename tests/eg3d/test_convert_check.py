@@ -247,18 +247,24 @@ def test_sources_that_are_none(convert, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_what_only_pickles_keep(convert, tmp_path):
-    """A network of other code, trusted: one format carries its code, the other refuses it, and no file is left."""
-    mark = tmp_path / "executed"
+def fork_in(folder):
+    """Writes fork.pkl, a network of other code, which leaves a file when it runs: the path of that file."""
+    mark = folder / "executed"
     with pytest.MonkeyPatch.context() as patch:
         source = (ROOT / "training" / "triplane.py").read_text() + f"\nopen({str(mark)!r}, 'w').close()\n"
         patch.setitem(persistence._sources, "training.triplane", source)
-        pickles.save(dict(G_ema=generator_of()), tmp_path / "fork.pkl")
+        pickles.save(dict(G_ema=generator_of()), folder / "fork.pkl")
+    return mark
+
+
+def test_what_only_pickles_keep(convert, tmp_path):
+    """A network of other code, trusted: one format carries its code, the other refuses it, and no file is left."""
+    mark = fork_in(tmp_path)
     assert convert(tmp_path / "fork.pkl", tmp_path / "data.safetensors")[0] == 0 and not mark.exists()
     fails(convert(tmp_path / "fork.pkl", tmp_path / "x.safetensors", "--trust"), "G_ema", "other code", r"pickle")
     assert mark.exists()
     assert convert(tmp_path / "fork.pkl", tmp_path / "again.pkl", "--trust")[0] == 0
-    assert source.encode() in (tmp_path / "again.pkl").read_bytes()
+    assert f"open({str(mark)!r}, 'w').close()".encode() in (tmp_path / "again.pkl").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["again.pkl", "data.safetensors", "executed", "fork.pkl"]
 
 
@@ -471,16 +477,12 @@ def test_trust_has_nothing_to_do_with_safetensors(check, files):
 
 def test_code_of_a_fork(check, tmp_path):
     """The report tells that the file carries other code, which is executed with --trust only."""
-    mark = tmp_path / "executed"
-    with pytest.MonkeyPatch.context() as patch:
-        source = (ROOT / "training" / "triplane.py").read_text() + f"\nopen({str(mark)!r}, 'w').close()\n"
-        patch.setitem(persistence._sources, "training.triplane", source)
-        pickles.save(dict(G_ema=generator_of()), tmp_path / "fork.pkl")
+    mark = fork_in(tmp_path)
     lines = told(check(tmp_path / "fork.pkl"))
     assert lines["carries"] == ["source of TriPlaneGenerator, of other code; only --trust executes it"]
     assert not mark.exists()
     before = picture(tmp_path / "picture.png")
-    told(check(tmp_path / "fork.pkl", "--trust"))
+    assert told(check(tmp_path / "fork.pkl", "--trust"))["as data"] == "yes, without --trust too"
     assert mark.exists() and np.array_equal(picture(tmp_path / "picture.png"), before)
 
 

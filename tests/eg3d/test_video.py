@@ -184,8 +184,8 @@ def test_focal_length_of_the_condition(G):
     seen = []
     handle = G.backbone.mapping.register_forward_hook(lambda _module, given, _out: seen.append(given[1]))
     try:
-        film(G, [[0]], focal=2.5)
-        film(G, [[0]])
+        film(G, [[0]], focal=2.5).frame(0)
+        film(G, [[0]]).frame(0)
     finally:
         handle.remove()
     assert [c[0, 16].item() for c in seen] == [2.5, pytest.approx(cameras.FFHQ_FOCAL)]
