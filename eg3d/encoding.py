@@ -22,7 +22,8 @@ BITRATE = "10M"
 FRAMES_IN_FLIGHT = 8  # rendered and not yet encoded
 GIF_UNITS = 100  # of a second: what a .gif counts in
 GIF_FPS = 25
-PALETTE = "split[frames][again];[frames]palettegen[colors];[again][colors]paletteuse"
+# Each frame its own colours: closer to it than one palette for all, for which ffmpeg would keep the whole film in memory.
+PALETTES = "split[frames][again];[frames]palettegen=stats_mode=single[colors];[again][colors]paletteuse=new=1"
 
 
 class Codec(NamedTuple):
@@ -38,7 +39,7 @@ CODECS = {
     ".mp4": Codec("libx264", "yuv420p", BITRATE),
     ".webm": Codec("libvpx-vp9", "yuv420p", BITRATE,
                    ("-deadline", "good", "-cpu-used", "4", "-row-mt", "1", "-fflags", "+bitexact")),
-    ".gif": Codec("gif", "pal8", None, ("-filter_complex", PALETTE)),
+    ".gif": Codec("gif", "pal8", None, ("-filter_complex", PALETTES)),
 }
 
 
