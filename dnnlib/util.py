@@ -20,6 +20,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Optional
 
+import filelock
+
 DOWNLOAD_BLOCK = 1 << 20  # bytes
 DOWNLOAD_TIMEOUT = 60  # seconds without an answer
 
@@ -100,7 +102,10 @@ def open_url(url: str, sha256: Optional[str] = None):
     name = re.sub(r"[^\w.-]", "_", os.path.basename(path)) or "download"
     target = cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if not target.exists():
-        _download(url, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{target}.lock"):  # of several processes one fetches it, the others wait
+            if not target.exists():
+                _download(url, target)
     if sha256 is not None and checksum(target) != sha256:
         target.unlink()
         raise OSError(f"{url}: the checksum is not {sha256}; the copy was deleted, try again")
@@ -117,7 +122,6 @@ def checksum(path: os.PathLike) -> str:
 
 
 def _download(url: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})

@@ -13,7 +13,10 @@ import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ import pytest
 import dnnlib
 from dnnlib import util
 
+ROOT = Path(__file__).parents[2]
 CONTENT = bytes(range(256)) * 1000
 
 
@@ -87,7 +91,8 @@ def test_get_obj_by_name_errors(tmp_path, monkeypatch):
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves `content` at every path. `behaviours` says how each request in turn is answered: 'whole', honouring Range;
-    'no ranges'; 'truncated': half of what is promised; 'silent': no answer; or a status code."""
+    'no ranges'; 'truncated': half of what is promised; 'slow': half of it, and after a second the rest; 'silent': no answer;
+    or a status code."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -119,7 +124,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if behaviour == "truncated" else body)
+        half = len(body) // 2
+        self.wfile.write(body[:half])
+        if behaviour == "slow":
+            self.wfile.flush()
+            time.sleep(1)
+        if behaviour != "truncated":
+            self.wfile.write(body[half:])
 
     def log_message(self, *args):
         pass
@@ -154,7 +165,7 @@ def refusal(url, **kwargs):
 
 def cached():
     folder = util.cache_dir()
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock") if folder.exists() else []
 
 
 def test_is_url():
@@ -194,6 +205,15 @@ def test_downloads_are_cached(server):
     assert read(server.url("other/file.bin")) == read(server.url("file.bin?version=2")) == b"other"
     assert read(server.url()) == CONTENT
     assert len(cached()) == 3 and all(name.endswith("-file.bin") for name in cached())
+
+
+def test_several_processes_download_once(server):
+    """While one process fetches a file, the others wait for it."""
+    server.behaviours = ["slow"]
+    code = "import sys; from dnnlib import util; sys.stdout.buffer.write(util.open_url(sys.argv[1]).read())"
+    started = [subprocess.Popen([sys.executable, "-c", code, server.url()], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(4)]
+    assert [process.communicate(timeout=60)[0] for process in started] == [CONTENT] * 4
+    assert server.ranges == [None] and len(cached()) == 1
 
 
 @pytest.mark.parametrize("path", ["", "a/", "%2e%2e/%2F..", "a b".replace(" ", "%20"), "x" * 150])
