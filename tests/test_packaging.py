@@ -42,7 +42,8 @@ def test_constraints_are_of_packages_asked_for():
 
 
 def test_runtime_requirements_are_complete():
-    needed = "torch numpy scipy pillow click tqdm filelock ninja imageio imageio-ffmpeg safetensors scikit-image trimesh mrcfile".split()
+    needed = ("torch numpy scipy pillow click tqdm filelock ninja imageio imageio-ffmpeg safetensors scikit-image trimesh "
+              "mrcfile").split()
     assert {_name(item) for item in _project()["dependencies"]} == set(needed)
     assert set(_project()["optional-dependencies"]) == {
         "viewer", "faces", "data", "log", "hub", "perceptual", "test", "dev"}
