@@ -76,11 +76,14 @@ def is_url(source: Any) -> bool:
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: $EG3D_CACHE_DIR, or the user's cache folder."""
+    """Where downloads are kept: $EG3D_CACHE_DIR, or the user's cache folder. Raises OSError where there is neither."""
     chosen = os.environ.get("EG3D_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eg3d"
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if folder.startswith("~"):
+        raise OSError("there is no home folder for downloads: set EG3D_CACHE_DIR to a folder")
+    return Path(folder) / "eg3d"
 
 
 def open_url(url: str, sha256: Optional[str] = None):
@@ -190,9 +193,9 @@ def _make_public(path: Path, mode: int) -> None:
 def written_beside(path: os.PathLike):
     """Yields a temporary path in `path`'s folder and renames it onto `path` at the end; after an error nothing stays.
 
-    The suffix is kept, since encoders choose their format by it.
+    The suffix is kept, since encoders choose their format by it. A link is followed.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     with _in_place_of(path):
         handle, name = tempfile.mkstemp(prefix=_beside(path), suffix=path.suffix, dir=path.parent)
         os.close(handle)

@@ -28,6 +28,7 @@ FRONTAL = math.pi / 2  # yaw and pitch that look along -z
 ROTATION_TOLERANCE = 1e-3  # of a label's rotation from an orthonormal one: files round to some digits
 LARGEST = 1e6  # of a label's numbers
 SMALLEST_FOCAL = 1e-3
+FLATTEST = 1e-6  # determinant of axes
 PATH_ABOUT = ("camera path: for each frame the 4x4 camera-to-world matrix (OpenCV axes, world y up) and the 3x3 intrinsics "
               "(divided by the picture's size), row by row")
 
@@ -134,6 +135,17 @@ def label(pose: Tensor, K: Tensor) -> Tensor:
     return torch.cat([pose.reshape(-1, 16), flat], dim=1)
 
 
+def check(labels: Tensor) -> None:
+    """Raises ValueError for labels [N, 25] that show nothing: numbers that are none, no focal length, a flat matrix."""
+    for index, c in enumerate(labels.double().cpu()):
+        if not torch.isfinite(c).all():
+            raise ValueError(f"camera {index} holds NaN or infinity")
+        if min(c[16], c[20]) < SMALLEST_FOCAL:
+            raise ValueError(f"camera {index} has a focal length that is not positive")
+        if torch.linalg.det(c[:16].reshape(4, 4)).abs() < FLATTEST:
+            raise ValueError(f"camera {index} has a flat matrix: a pose is 4x4, camera to world, row by row")
+
+
 def view(rendering_kwargs: dict, yaw: float = 0.0, pitch: float = 0.0, focal: Optional[float] = None, device="cpu") -> Tensor:
     """Label [1, 25] of a camera turned by yaw and pitch (radians) from the frontal one.
 
@@ -171,8 +183,8 @@ def orbit(rendering_kwargs: dict, frames: int, degrees: float = 360, pitch: floa
 def resample(labels: Tensor, frames: int) -> Tensor:
     """A path [F, 25] at another number of frames, from its first camera to its last.
 
-    Between two cameras it turns evenly, and the world's origin moves straight through what the camera sees: cameras around
-    the origin stay at their distance. Intrinsics change evenly.
+    Between two cameras it turns evenly, and the world's origin moves straight through what the camera sees: cameras that
+    look at the origin stay at their distance. Intrinsics change evenly.
     """
     if len(labels) == 1:
         return labels.repeat(frames, 1)

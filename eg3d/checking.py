@@ -37,10 +37,10 @@ def report(source: Union[str, os.PathLike], picture: Path, seed: int, device: to
     tensors = tensor_files.is_tensor_file(path)
     yield "file", f"{path}, {os.path.getsize(path) / 1e6:.1f} MB"
     yield "sha256", checksum(path)
-    yield "format", "safetensors with EG3D's configuration" if tensors else "pickle"
     began = time.perf_counter()
     if tensors:
         snapshot = tensor_files.load(path, str(source))
+        yield "format", "safetensors with EG3D's configuration"
     else:
         snapshot = yield from _read(path, str(source), trust)
     how = "with its own code executed (--trust)" if trust and not tensors else "as data: nothing in it was executed"
@@ -56,7 +56,7 @@ def report(source: Union[str, os.PathLike], picture: Path, seed: int, device: to
         yield "picture", _render(G, picture, seed, source)
     except CheckpointError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # settings that fit no network
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:  # settings that fit no network
         if is_out_of_memory(error):
             raise
         raise CheckpointError(f"{source}: does not render ({error})") from error
@@ -66,6 +66,7 @@ def _read(path: str, name: str, trust: bool) -> Generator[Line, None, Any]:
     """Reads a pickle and tells what it carries; with `trust` also whether that was needed."""
     try:
         content = pickles.read(path, name)
+        yield "format", "pickle"
         yield from _carried(content)
         snapshot = pickles.finish(content, name)
     except CheckpointError as error:

@@ -155,6 +155,8 @@ class _Encoder:
 
     def add(self, frame: np.ndarray) -> None:
         self._check()
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
         self._count += 1
         self._frames.put(frame.copy())  # the caller may use its memory for the next
 

@@ -26,7 +26,6 @@ WRITERS = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
 
 MOST = 4096  # samples of a ray, rays along a side
 MOST_SAMPLES = 1 << 30  # of a picture, whose draws alone are 4 GB then
-FLATTEST = 1e-6  # determinant of a plane's frame
 
 
 def _number(value: Any) -> bool:
@@ -90,7 +89,7 @@ def choose_device(name: Union[str, torch.device] = "auto") -> torch.device:
 
 def find(source: Union[str, os.PathLike]) -> str:
     """The path or URL that a path, a URL or a name of `names()` stands for. Raises OSError where there is none."""
-    text = os.fspath(source)
+    text = os.path.expanduser(os.fspath(source))
     if not os.path.exists(text) and not is_url(text):
         known = names()
         if text not in known:
@@ -98,6 +97,8 @@ def find(source: Union[str, os.PathLike]) -> str:
         text = known[text]
     if os.path.isdir(text):
         raise IsADirectoryError(f"{text}: a folder, not a network file")
+    if os.path.exists(text) and not os.path.isfile(text):
+        raise OSError(f"{text}: a pipe or device, not a network file: write it to the disk first")
     return text
 
 
@@ -172,8 +173,6 @@ def _problem(G: torch.nn.Module) -> Optional[str]:
     samples = options["depth_resolution"] + options["depth_resolution_importance"]
     if rays**2 * samples > MOST_SAMPLES:
         return f"pictures have {rays} x {rays} rays of {samples} samples, more than anything can render"
-    if G.z_dim != getattr(G.backbone, "z_dim", G.z_dim):
-        return f"z_dim is {reprlib.repr(G.z_dim)}, but its backbone's {G.backbone.z_dim}"
     axes = getattr(G.renderer, "plane_axes", None)
     if isinstance(axes, torch.Tensor) and not _are_frames(axes):
         return "plane_axes are no frames: one is flat, or holds what is no number"
@@ -183,4 +182,4 @@ def _problem(G: torch.nn.Module) -> Optional[str]:
 def _are_frames(axes: torch.Tensor) -> bool:
     """Whether each plane's axes span space, [P, 3, 3]."""
     return (axes.ndim == 3 and axes.shape[1:] == (3, 3) and axes.is_floating_point() and bool(torch.isfinite(axes).all())
-            and bool((torch.linalg.det(axes.double()).abs() > FLATTEST).all()))
+            and bool((torch.linalg.det(axes.double()).abs() > cameras.FLATTEST).all()))

@@ -16,6 +16,9 @@ from typing import Dict, Iterator, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
+from eg3d import cameras
+from training.triplane import RENDERING_DEFAULTS
+
 SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 20}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
 POINTS_AT_ONCE = 1 << 15  # of `density` and `colors`: fits a CPU's caches
 FOREIGN_POINTS_AT_ONCE = 1 << 20
@@ -36,9 +39,14 @@ class Session:
             raise ValueError(f"{len(self.seeds)} seeds for {len(ws)} identities")
         self.G, self.ws = G, ws
         self.options = dict(rendering_options or {})
+        unknown = [key for key in self.options if key not in {**RENDERING_DEFAULTS, **G.rendering_kwargs}]
+        if unknown:
+            raise ValueError(f"rendering option {unknown[0]!r}: this network knows {', '.join(sorted(G.rendering_kwargs))}")
         self.device = ws.device
         # A fork's generator, executed from its own source, may render in its own way: then only official calls are made.
         self.own_planes = hasattr(G, "planes") and hasattr(G, "render")
+        if self.own_planes and ws.shape[1:] != (G.backbone.num_ws, G.w_dim):
+            raise ValueError(f"styles of shape {list(ws.shape)}: this network's are [N, {G.backbone.num_ws}, {G.w_dim}]")
         with torch.inference_mode():
             # A fork's are kept at the first call, one by one.
             self.planes = G.planes(ws, noise_mode="const") if self.own_planes else [None] * len(ws)
@@ -59,6 +67,7 @@ class Session:
         """
         if c.shape != (1, 25):
             raise ValueError(f"a picture is seen from one camera, a label of shape [1, 25], not {list(c.shape)}")
+        cameras.check(c)
         resolution = resolution or self.G.neural_rendering_resolution
         c = c.to(self.device)
         if not self.own_planes:

@@ -41,7 +41,8 @@ class NoSurface(ValueError):
 
 
 def _cut(resolution: int) -> int:
-    return int(BORDER * resolution)
+    """As the original, but at least one point, so that surfaces are closed."""
+    return max(1, int(BORDER * resolution))
 
 
 def density_grid(session: Session, resolution: int = 512) -> np.ndarray:

@@ -62,7 +62,8 @@ def assign_seeds(seeds: Sequence[int], cells: int, keyframes: Optional[int] = No
     """Each cell's keyframes: seeds in order, repeated if there are too few. Raises ValueError if they do not come out even."""
     if keyframes is None:
         if len(seeds) % cells:
-            raise ValueError(f"{len(seeds)} seeds do not fill a grid of {cells} cells evenly: choose a multiple, or keyframes")
+            raise ValueError(f"{len(seeds)} seeds do not fill a grid of {cells} cells evenly: choose a multiple, or say how "
+                             "many keyframes each has (--num-keyframes)")
         keyframes = len(seeds) // cells
     chosen = np.array([seeds[index % len(seeds)] for index in range(keyframes * cells)])
     if shuffle_seed is not None:

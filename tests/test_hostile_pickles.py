@@ -296,6 +296,8 @@ def bombs():
     dicts = doubling(b"}", double_dict)
     layers = plain(dict(z_dim=4, c_dim=0, w_dim=4, num_ws=1, num_layers=10**9))
     buffer = call(name("builtins", "bytearray"), plain(6 * 10**8))
+    many = b"".join(plain(i * (2**61 - 1)) for i in range(10**5))
+    meta = layer().partition(b"(")[2][:-2]
     digits = b"\x8b" + struct.pack("<i", 10**6) + b"\x7f" * 10**6  # LONG4: a number of a million bytes
     return {
         "huge memo index": program(b"}r\xff\xff\xff\xff"),
@@ -330,6 +332,13 @@ def bombs():
         "dict that holds itself": program(b"}q\x00" + plain("G_ema") + b"h\x00s"),
         "lists nested a hundred thousand deep": program(b"]" * 10**5 + b"a" * (10**5 - 1)),
         "dicts nested a hundred thousand deep": program((b"}" + plain("a")) * 10**5 + b"}" + b"s" * 10**5),
+        "numbers of one hash as keys": program(b"}(" + b"".join(plain(i * (2**61 - 1)) + b"N" for i in range(10**5)) + b"u"),
+        "numbers of one hash in a set": program(b"\x8f(" + many + b"\x90", protocol=4),
+        "numbers of one hash in a frozen set": program(b"(" + many + b"\x91", protocol=4),
+        "numbers of one hash in a called set": program(call(name("builtins", "set"), b"](" + many + b"e")),
+        "a network ten thousand times": program(
+            b"](" + meta + b"q\x00" + name("torch_utils.persistence", "_reconstruct_persistent_obj") + b"q\x01"
+            + b"h\x01h\x00\x85R" * 10**4 + b"e"),
         "number of a million bytes": program(digits),
         "number of a million bytes as a version": program(call(
             name("torch_utils.persistence", "_reconstruct_persistent_obj"), mapping(type=plain("class"), version=digits))),

@@ -361,11 +361,42 @@ def test_numpy_numbers_become_plain(load, tmp_path):
 
     sr = SuperresolutionHybrid2X(channels=4, img_resolution=128, sr_num_fp16_res=0, w_dim=8)
     sr.input_resolution = np.int32(64)
-    sr.block_names = ["block0", "block1"]
-    sr.block_names.append(np.float64(1.5))
     back = load(saved(sr, tmp_path))
-    assert back.input_resolution == 64 and back.block_names == ["block0", "block1", 1.5]
-    assert [type(x) for x in back.block_names] == [str, str, float]
+    assert back.input_resolution == 64 and type(back.input_resolution) is int
+
+    G = sized_networks()["G_ema"]
+    G.rendering_kwargs = dict(G.rendering_kwargs, avg_camera_pivot=[0, np.float64(0.5), np.int32(1)])
+    back = load(saved(G, tmp_path)).rendering_kwargs["avg_camera_pivot"]
+    assert back == [0, 0.5, 1] and [type(x) for x in back] == [int, float, int]
+
+
+SIZES = [("backbone.mapping", "num_ws", 3), ("backbone.mapping", "num_ws", 10**6), ("backbone.mapping", "z_dim", 5),
+         ("backbone.synthesis", "block_resolutions", [4, 8]), ("superresolution", "input_resolution", 16384),
+         ("", "w_dim", "8"), ("backbone.synthesis.b8", "architecture", "resnet"),
+         ("backbone.mapping.fc0", "activation", "tanh")]
+
+
+@pytest.mark.parametrize("part, name, value", SIZES)
+def test_sizes_are_what_the_arguments_make(tmp_path, part, name, value):
+    """Attributes that a file has against its own arguments are told and left out, in either format: the network stays whole."""
+    snapshot = sized_networks()
+    right = getattr(snapshot["G_ema"].get_submodule(part), name)
+    setattr(snapshot["G_ema"].get_submodule(part), name, value)
+    pickles.save(snapshot, tmp_path / "x.pkl")
+    tensor_files.save(dict(G_ema=snapshot["G_ema"]), tmp_path / "x.safetensors")
+    for path, load in ((tmp_path / "x.pkl", pickles.load), (tmp_path / "x.safetensors", tensor_files.load)):
+        with pytest.warns(RuntimeWarning, match=f"G_ema.*{name} is .* in the file, but .* by the arguments"):
+            G = load(path)["G_ema"]
+        assert getattr(G.get_submodule(part), name) == right
+
+
+def test_older_protocols(snapshots, tmp_path):
+    """Pickles of protocols 2 to 5 hold the same network, those of 2 with bytes as text."""
+    snapshot = snapshots["sized"]
+    for protocol in (2, 3, 4, 5):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(dict(G_ema=snapshot["G_ema"]), protocol=protocol))
+        back = pickles.load(tmp_path / "x.pkl")["G_ema"].state_dict()
+        assert all(torch.equal(back[key], tensor) for key, tensor in snapshot["G_ema"].state_dict().items())
 
 
 def test_easydict_stays_one(tmp_path):

@@ -19,9 +19,11 @@ import copy
 import functools
 import hashlib
 import inspect
+import reprlib
 import sys
 import types
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+import warnings
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -53,6 +55,7 @@ TRAINING_BUFFERS = ("dataset_label_std",)  # registered after construction, so n
 LONGEST_MESSAGE = 600  # characters
 LARGEST_SIZE = 2**20  # of any number among a constructor's arguments
 MOST_LAYERS = 64
+LARGEST_KEY = 2**60  # below it no two whole numbers have the same hash
 
 REMEDY = "if it comes from someone you trust, load it with --trust (trust=True), which executes the code it carries"
 
@@ -264,6 +267,15 @@ def _check_arguments(arguments: Any, path: str) -> None:
             raise CheckpointError(f"{path}: the argument {key} is beyond all measure")
 
 
+def plain_keys(items: Sequence) -> Sequence:
+    """Keys or members of a set that a file asks for, if hashing them takes no time: tuples of tuples may take for ever, and
+    vast numbers may all have the same hash. Raises CheckpointError for others."""
+    for item in items:
+        if type(item) not in (str, int, float, bool, bytes, type(None)) or isinstance(item, int) and abs(item) > LARGEST_KEY:
+            raise CheckpointError("truncated or damaged (a key or member of a set that is no plain value)")
+    return items
+
+
 def walk(value: Any, limit: int = 100_000) -> Iterator[Tuple[Any, Any]]:
     """Yields (key, value) of nested dicts, lists and tuples; refuses structures that unfold beyond `limit`."""
     waiting, seen = [(None, value)], 0
@@ -282,6 +294,9 @@ def walk(value: Any, limit: int = 100_000) -> Iterator[Tuple[Any, Any]]:
 # ------------------------------------------------------------------------------------------------ filling a module
 
 PLAIN = (bool, int, float, str, dict, list, tuple, set, torch.Tensor)  # what attributes may hold
+FREE_SETTINGS = ("rendering_kwargs", "neural_rendering_resolution")  # checked by who renders
+NUMBER_SETTINGS = ("conv_clamp", "act_gain", "bias_gain", "w_avg_beta", "disc_c_noise", "raw_fade", "group_size")
+SWITCHED_SETTINGS = ("conv_clamp", "w_avg_beta", "fused_modconv_default")
 _MODULE_INTERNALS = frozenset(torch.nn.Module().__dict__) - {"training"}
 
 
@@ -329,7 +344,7 @@ def carried_attributes(module: torch.nn.Module) -> List[str]:
 
 
 def _carry_attributes(module: torch.nn.Module, state: Mapping, prefix: str, problems: List[str]) -> None:
-    """Takes over plain attributes that the class has too: what was set on the object after its construction."""
+    """Takes over what was set on the object after its construction; sizes stay what the constructor made of its arguments."""
     for key in carried_attributes(module):
         if key not in state:
             continue
@@ -345,7 +360,21 @@ def _carry_attributes(module: torch.nn.Module, state: Mapping, prefix: str, prob
                 found = f"has shape {list(value.shape)}" if isinstance(value, torch.Tensor) else "is no tensor"
                 problems.append(f"{prefix}{key} {found}, expected {list(own.shape)}")
         elif all(item is None or isinstance(item, PLAIN) for _, item in walk(value)):
-            module.__dict__[key] = value
+            if key in FREE_SETTINGS or type(own) is type(value) and own == value or _is_setting(module, key, own, value):
+                module.__dict__[key] = value
+            else:
+                warnings.warn(f"{prefix}{key} is {reprlib.repr(value)} in the file, but {reprlib.repr(own)} by the arguments "
+                              "it was made with, which count", RuntimeWarning, stacklevel=2)
+
+
+def _is_setting(module: torch.nn.Module, key: str, own: Any, value: Any) -> bool:
+    """Whether an attribute can be another than the constructor made it, without the module being of another structure."""
+    if isinstance(own, bool):
+        return isinstance(value, bool)
+    if key in SWITCHED_SETTINGS and (value is None or isinstance(value, bool) or value == "inference_only"):
+        return True
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and (isinstance(own, float) or key in NUMBER_SETTINGS or type(module).__name__ == "AugmentPipe")
 
 
 def _plain(value: Any) -> Any:

@@ -27,9 +27,10 @@ import dnnlib
 from dnnlib.util import written_beside
 from torch_utils import persistence
 from torch_utils.misc import is_out_of_memory
-from torch_utils.persistence import REMEDY, CheckpointError, Record
+from torch_utils.persistence import REMEDY, CheckpointError, Record, plain_keys
 
 NEWEST_PROTOCOL = 5
+MOST_NETWORKS = 100  # in a snapshot
 HEAD = 256  # bytes that tell one format from another
 # torch.save began its files with this magic number.
 LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -194,7 +195,7 @@ class _Machine:
 
     def __init__(self, stream: BinaryIO, size: int):
         self.stream, self.size = stream, size
-        self.budget = size  # bytes that calls may still copy: a file holds each byte once
+        self.budget = 2 * size  # bytes that calls may still copy: protocol 2 keeps bytes as text, which is decoded first
         self.stack: List[Any] = []
         self.memo: Dict[int, Any] = {}
 
@@ -297,27 +298,20 @@ _CONSTANTS = dict(
 _TUPLES = dict(TUPLE1=1, TUPLE2=2, TUPLE3=3)
 
 
-def _keys(items: List[Any]) -> List[Any]:
-    """Items that can be hashed at once: a tuple of tuples may take for ever."""
-    if not all(type(item) in (str, int, float, bool, bytes, type(None)) for item in items):
-        raise CheckpointError("truncated or damaged (a key or member of a set that is no plain value)")
-    return items
-
-
 _COLLECTED: Dict[str, Callable] = dict(
-    TUPLE=tuple, LIST=list, FROZENSET=lambda items: frozenset(_keys(items)),
-    DICT=lambda items: dict(zip(_keys(items[::2]), items[1::2], strict=True)))
+    TUPLE=tuple, LIST=list, FROZENSET=lambda items: frozenset(plain_keys(items)),
+    DICT=lambda items: dict(zip(plain_keys(items[::2]), items[1::2], strict=True)))
 
 
 def _set_items(target: Any, items: List[Any]) -> None:
     if not isinstance(target, dict):
         raise CheckpointError("truncated or damaged")
-    target.update(zip(_keys(items[::2]), items[1::2], strict=True))
+    target.update(zip(plain_keys(items[::2]), items[1::2], strict=True))
 
 
 _ADDED: Dict[str, Tuple[bool, Callable]] = dict(
     APPEND=(False, list.extend), APPENDS=(True, list.extend),
-    ADDITEMS=(True, lambda target, items: set.update(target, _keys(items))),
+    ADDITEMS=(True, lambda target, items: set.update(target, plain_keys(items))),
     SETITEM=(False, _set_items), SETITEMS=(True, _set_items))
 
 
@@ -443,7 +437,7 @@ def _container(kind: type) -> Callable:
         if len(items) > 1 or not all(isinstance(item, (list, tuple, dict)) for item in items):
             raise CheckpointError("truncated or damaged")
         for item in items:
-            _keys(item if kind is set else item.keys() if isinstance(item, dict) else [pair[0] for pair in item])
+            plain_keys(item if kind is set else item.keys() if isinstance(item, dict) else [pair[0] for pair in item])
         return kind(*items)
     return make
 
@@ -473,6 +467,8 @@ def _finish(value: Any, path: str, done: Dict[int, Any]) -> Any:
     if isinstance(value, Record):
         if value.meta is None:
             raise CheckpointError(f"holds a bare {value.class_name}, not a network")
+        if sum(isinstance(item, torch.nn.Module) for item in done.values()) >= MOST_NETWORKS:
+            raise CheckpointError(f"damaged: holds more than {MOST_NETWORKS} networks")
         done[id(value)] = persistence.rebuild(value, path)
     elif isinstance(value, (list, tuple)) and any(isinstance(item, (Record, _Packed, dict, list, tuple)) for item in value):
         done[id(value)] = type(value)(_finish(item, f"{path}[{index}]", done) for index, item in enumerate(value))

@@ -88,11 +88,20 @@ def save(obj: Any, path: Path) -> None:
         raise
     except ValueError as error:  # Python writes no number of thousands of digits
         raise CheckpointError(f"the snapshot: {error}") from error
+    _check_name(path)
     with written_beside(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={KEY: text})
         except safetensors.SafetensorError as error:  # its way to say that the disk is full
             raise OSError(error) from error
+
+
+def _check_name(path: Path) -> None:
+    """Raises CheckpointError for a name that the safetensors package cannot open."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{os.fspath(path)!a}: {SUFFIX} files need a name in Unicode, rename it") from error
 
 
 def _as_data(obj: Any) -> Tuple[Dict[str, torch.Tensor], dict]:
@@ -115,7 +124,7 @@ def _as_data(obj: Any) -> Tuple[Dict[str, torch.Tensor], dict]:
 
 def _configuration(path: Path) -> dict:
     with open(path, "rb"):  # what cannot be opened is an OSError
-        pass
+        _check_name(path)
     with safetensors.safe_open(path, "pt") as file:
         return _checked((file.metadata() or {}).get(KEY))
 
@@ -236,6 +245,9 @@ def _encode(value: Any, where: str, networks: Dict[int, str]) -> Any:
 
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, (set, dict)) and any(
+            isinstance(item, int) and abs(item) > persistence.LARGEST_KEY for key in value for item in _members(key)):
+        raise CheckpointError(f"{where}: holds a key beyond all measure, which {SUFFIX} cannot hold")
     if id(value) in networks:
         return {"$network": networks[id(value)]}
     if value is None or isinstance(value, (bool, int, str)):
@@ -243,7 +255,8 @@ def _encode(value: Any, where: str, networks: Dict[int, str]) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, torch.Tensor):
-        return {"$tensor": inner(value.detach().cpu().tolist()), "dtype": str(value.dtype).removeprefix("torch.")}
+        shape = {} if value.numel() else dict(shape=list(value.shape))  # which lists of nothing do not tell
+        return {"$tensor": inner(value.detach().cpu().tolist()), "dtype": str(value.dtype).removeprefix("torch."), **shape}
     if type(value) is list:
         return [inner(item) for item in value]
     if type(value) is tuple:
@@ -275,12 +288,25 @@ def _decode(value: Any, networks: Dict[str, torch.nn.Module]) -> Any:
         return float(inner)
     content = _decode(inner, networks)
     if tag == "$tensor":
-        return torch.tensor(content, dtype=_dtype(value["dtype"]))
+        tensor = torch.tensor(content, dtype=_dtype(value["dtype"]))
+        return tensor.reshape(value["shape"]) if "shape" in value else tensor
     if tag in _KINDS:
         return _KINDS[tag](content)
     if tag not in ("$tuple", "$set", "$dict"):
         raise CheckpointError(f"its configuration holds {tag}, which this program does not know: update it")
+    if tag != "$tuple":
+        keys = content if tag == "$set" else [key for key, _ in content]
+        persistence.plain_keys([item for key in keys for item in _members(key)])
     return dict(tuple=tuple, set=set, dict=dict)[tag[1:]](content)
+
+
+def _members(key: Any) -> Iterator[Any]:
+    """What a key is made of; JSON holds each tuple once, so this ends."""
+    if isinstance(key, tuple):
+        for item in key:
+            yield from _members(item)
+    else:
+        yield key
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -16,7 +16,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from torch_utils import persistence
+from torch_utils import misc, persistence
 from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
 
 MOMENT_EPS = 1e-8  # under the root, when a latent or a filter is normalized
@@ -179,8 +179,10 @@ class MappingNetwork(torch.nn.Module):
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, update_emas=False):
         parts = []
         if self.z_dim > 0:
+            misc.assert_shape(z, [None, self.z_dim])
             parts.append(_unit_rms(z.to(torch.float32)))
         if self.c_dim > 0:
+            misc.assert_shape(c, [None, self.c_dim])
             parts.append(_unit_rms(self.embed(c.to(torch.float32))))
         w = torch.cat(parts, dim=1)
         for index in range(self.num_layers):

@@ -32,8 +32,9 @@ def convert(source, target, only, trust):
     snapshot = generator.load_snapshot(source, trust=trust)
     if only is not None:
         if not isinstance(snapshot, dict) or not isinstance(snapshot.get(only), Module):
-            held = ", ".join(str(key) for key in snapshot) if isinstance(snapshot, dict) else "one network"
-            raise CheckpointError(f"{source}: holds no {only}, but {held}")
+            held = snapshot if isinstance(snapshot, dict) else {"a bare network": snapshot}
+            names = ", ".join(str(key) for key, value in held.items() if isinstance(value, Module)) or "none"
+            raise CheckpointError(f"{source}: holds no network {only}, but {names}")
         snapshot = {only: snapshot[only]}
     generator.save_snapshot(snapshot, target)
     click.echo(f"{target}: {os.path.getsize(target) / 1e6:.1f} MB")

@@ -79,6 +79,7 @@ class Output(click.ParamType):
         self.folder = folder
 
     def convert(self, value, param, ctx) -> str:
+        value = os.path.expanduser(value)  # which shells leave as it is in --option=~/place
         if not value.strip() or "\0" in value:
             self.fail("the path is empty" if not value.strip() else "no path holds a NUL", param, ctx)
         path, slash = Path(value), value.endswith(("/", os.sep))
@@ -95,6 +96,16 @@ class Output(click.ParamType):
         if not os.access(near, os.W_OK):
             self.fail(f"{value}: there is no permission to write to {near}", param, ctx)
         return value
+
+
+class Input(click.Path):
+    """A file that is there."""
+
+    def __init__(self):
+        super().__init__(exists=True, dir_okay=False)
+
+    def convert(self, value, param, ctx) -> str:
+        return super().convert(os.path.expanduser(value), param, ctx)
 
 
 def switch(name: str, default: bool, **kwargs) -> Callable:
@@ -161,7 +172,10 @@ def load_network(network: str, device: str, trust: bool):
 
 def run(command: click.Command) -> None:
     """Runs a command; the user's mistakes become one line and exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C, with nothing half-written
+    for name in ("SIGTERM", "SIGHUP"):  # killed, or the terminal closed: end as after Ctrl-C, with nothing half-written
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # which is nohup's
+            signal.signal(number, signal.default_int_handler)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

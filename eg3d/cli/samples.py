@@ -1,5 +1,6 @@
 """gen_samples: pictures of seeds from three sides, and their shapes."""
 
+import warnings
 from pathlib import Path
 
 import click
@@ -36,9 +37,10 @@ def samples(load, seeds, psi, cutoff, outdir, shapes, fov_deg, **shape):
             try:
                 surfaces.save(session, Path(outdir) / f"seed{seed:04d}{suffix}", **shape)
             except surfaces.NoSurface as error:  # the other seeds may have one
+                warnings.warn(str(error), RuntimeWarning, stacklevel=2)
                 without.append(str(error))
     if without:
-        raise click.ClickException("; ".join(without))
+        raise click.ClickException(f"{len(without)} of {len(seeds)} seeds have no surface; the first: {without[0]}")
 
 
 def main() -> None:

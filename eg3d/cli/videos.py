@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
@@ -35,7 +36,7 @@ MOST_FRAMES = 1_000_000
               help="Length of the whole film, instead of --w-frames.")
 @click.option("--orbit", type=options.Finite(0, 360, min_open=True), is_flag=False, flag_value=360.0, metavar="[DEGREES]",
               help="Go round instead of the official path: once about, or to and fro over these degrees.")
-@click.option("--camera-path", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+@click.option("--camera-path", type=options.Input(), metavar="FILE",
               help="Follow a saved path (JSON), a frame for each camera, or as many as --seconds or --w-frames ask for.")
 @click.option("--save-camera-path", type=options.Output(), metavar="FILE", help="Save the path that is filmed (JSON).")
 @click.option("--cfg", type=click.Choice(["FFHQ", "AFHQ", "Shapenet"], case_sensitive=False),
@@ -66,6 +67,10 @@ def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, out
     encoding.check_fps(first, fps)
     _check_places(films, save_camera_path, shapes)
     saved = cameras.load_path(camera_path) if camera_path else None
+    if save_camera_path and os.path.exists(save_camera_path):
+        cameras.load_path(save_camera_path)  # refuses to replace what is no camera path
+        if camera_path and os.path.samefile(camera_path, save_camera_path):
+            raise click.UsageError(f"--save-camera-path: {save_camera_path} is the path that is followed")
     if saved is not None and orbit is not None:
         raise click.UsageError("--orbit and --camera-path are two paths: give one of them")
     frames = _frame_count(len(films[first][0]), w_frames, seconds, fps, saved)
@@ -80,12 +85,13 @@ def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, out
         labels = cameras.film_path(G.rendering_kwargs, frames, focal=focal)
     video.sampling_options(G, multiplier)  # refuses too few samples before anything is written
     without = []
-    with written_beside(save_camera_path) if save_camera_path else contextlib.nullcontext() as temporary:
-        if temporary:  # now, so that a place that cannot be written to is told before the film; it stays if the film does
-            cameras.save_path(labels, temporary)
+    with contextlib.ExitStack() as saving:
+        if save_camera_path:  # written now, so that a place that cannot be written to is told before the film
+            cameras.save_path(labels, saving.enter_context(written_beside(save_camera_path)))
         for name, cells in films.items():
             film = video.Film(G, cells, labels, columns, psi, cutoff, mode, rendered, multiplier, focal, depth_colors)
             encoding.write(_Shown(film, Path(name).name), name, fps)
+            saving.close()  # and there as soon as a film is
             if shapes:
                 without += _save_shapes(film, _base(name), **shape)
     if without:
@@ -136,6 +142,11 @@ def _base(name: str) -> Path:
     return Path(name) if encoding.is_folder(name) else Path(name).with_suffix("")
 
 
+def _trajectory(base: Path) -> Path:
+    """Beside the folder of shapes, or in it where its name is not told, as in --output=."""
+    return base.with_name(f"{base.name}_trajectory.npy") if base.name not in ("", "..") else base / "trajectory.npy"
+
+
 def _check_places(films: Dict[str, List[List[int]]], camera_path: Optional[str], shapes: bool) -> None:
     """What would only show when a film is made: that two files have the same place."""
     from eg3d import encoding
@@ -144,9 +155,11 @@ def _check_places(films: Dict[str, List[List[int]]], camera_path: Optional[str],
         base = _base(name)
         if encoding.is_folder(name):
             encoding.check_folder(name)
+        if shapes and any(base.glob("[0-9]" * 4 + "_shape.*")):
+            raise click.UsageError(f"{base}: holds numbered shapes already: choose another place, or empty it")
         if (shapes or encoding.is_folder(name)) and base.exists() and not base.is_dir():
             raise click.UsageError(f"{base}: a file is there, but frames or shapes need a folder of that name")
-        taken = {os.path.abspath(path) for path in (name, base, f"{base}_trajectory.npy")}
+        taken = {os.path.abspath(path) for path in (name, base, _trajectory(base))}
         if camera_path and os.path.abspath(camera_path) in taken:
             raise click.UsageError(f"--save-camera-path: {camera_path} is the film's own place")
 
@@ -187,11 +200,13 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
             else:
                 shapes.save(session, path, **shape)
         except shapes.NoSurface as error:
+            if not without:  # now, since the others may take long
+                warnings.warn(str(error), RuntimeWarning, stacklevel=2)
             without.append(str(error))
             failed = session
             continue
         before = session
-    with written_beside(f"{base}_trajectory.npy") as temporary:
+    with written_beside(_trajectory(base)) as temporary:
         np.save(temporary, film.labels[:, :16].reshape(-1, 4, 4).numpy())
     return without
 

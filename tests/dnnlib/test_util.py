@@ -182,6 +182,9 @@ def test_cache_dir(monkeypatch):
     assert util.cache_dir() == Path("/xdg/eg3d")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert util.cache_dir() == Path.home() / ".cache" / "eg3d"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where the user has no home
+    with pytest.raises(OSError, match="no home folder for downloads: set EG3D_CACHE_DIR"):
+        util.cache_dir()
 
 
 def test_local_files(tmp_path):
@@ -541,6 +544,17 @@ def test_file_for_a_folder_and_a_folder_for_a_file(tmp_path):
             start(temporary)
         assert str(tmp_path / name) in str(caught.value) and f"{tmp_path}{os.sep}." not in str(caught.value)
         assert content(tmp_path) == {"thing": "mine", "folder": None, "folder/a": "1"}
+
+
+def test_links_are_followed(tmp_path):
+    """To a file that is there, and to one that is not yet."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")
+    for content in ("first", "second"):
+        with util.written_beside(tmp_path / "link") as temporary:
+            temporary.write_text(content)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "file").read_text() == content
+    assert sorted(os.listdir(tmp_path)) == ["link", "there"] and os.listdir(tmp_path / "there") == ["file"]
 
 
 @BESIDE

@@ -243,6 +243,53 @@ def test_followed_path_is_resampled(run, tmp_path):
         np.testing.assert_allclose(np.linalg.norm(five[:, [3, 7, 11]], axis=1), 2.7, rtol=1e-6)
 
 
+def test_what_a_saved_path_replaces(run, tmp_path):
+    """Another path that is not the one followed; nothing else, and that is told before anything is loaded."""
+    path, other = tmp_path / "path.json", tmp_path / "other.json"
+    other.write_text('{"labels": []}')
+    line = (*FILM, "--w-frames=2", f"--output={tmp_path}/film.gif", "--fps=10")
+    assert run(videos, *line, f"--save-camera-path={path}")[0] == 0
+    first = path.read_bytes()
+    fails(run(videos, *line, f"--save-camera-path={other}"), "other.json", "holds no camera path")
+    fails(run(videos, *line, f"--camera-path={path}", f"--save-camera-path={tmp_path}/./path.json"),
+          "the path that is followed")
+    assert path.read_bytes() == first and other.read_text() == '{"labels": []}'
+    assert run(videos, *line, "--orbit", f"--save-camera-path={path}")[0] == 0 and path.read_bytes() != first
+
+
+def test_shapes_of_another_film_are_not_mixed(run, tmp_path):
+    """A folder with numbered shapes is refused; in --output=. the trajectory has a name that is seen."""
+    line = (*FILM, "--w-frames=1", "--shapes", "--shape-res=8", f"--outdir={tmp_path}")
+    assert run(videos, *line)[0] == 0
+    before = sorted(os.listdir(tmp_path))
+    fails(run(videos, *line), "holds numbered shapes already")
+    assert before == sorted(os.listdir(tmp_path)) == ["interpolation", "interpolation.mp4", "interpolation_trajectory.npy"]
+
+
+def test_shapes_of_this_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(videos, *FILM, "--w-frames=1", "--shapes", "--shape-res=8", "--output=.")[0] == 0
+    assert sorted(os.listdir()) == ["00000.png", "0000_shape.mrc", "trajectory.npy"]
+
+
+def test_home_and_links(run, tmp_path, monkeypatch):
+    """~ stands for the home folder, which shells leave as it is in --option=~/place; a link to a place is followed."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(main.eg3d, "convert", "tiny-random", "~/net.pkl")[0] == 0
+    (tmp_path / "real").mkdir()
+    (tmp_path / "film.gif").symlink_to("real/film.gif")
+    assert run(videos, "--network=~/net.pkl", *FILM[1:], "--w-frames=2", "--output=~/film.gif")[0] == 0
+    assert (tmp_path / "film.gif").is_symlink() and os.listdir(tmp_path / "real") == ["film.gif"]
+    assert len(film(tmp_path / "real" / "film.gif")[0]) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_pipe_for_a_network(run, tmp_path):
+    """A network is read twice, so a pipe is refused, and nobody waits for its other end."""
+    os.mkfifo(tmp_path / "pipe")
+    fails(run(samples, f"--network={tmp_path / 'pipe'}", "--seeds=0", f"--outdir={tmp_path / 'out'}"), "pipe", "disk")
+
+
 def test_published_commands_name_a_size_without_shapes(run, tmp_path):
     """--shape-res alone does nothing, in the original too."""
     assert run(samples, "--network=tiny-random", "--device=cpu", "--seeds=0", "--shape-res=16", f"--outdir={tmp_path}")[0] == 0
@@ -426,12 +473,13 @@ def test_mistakes_that_show_late(run, tmp_path):
 
 
 def test_seeds_without_surface(run, tmp_path):
-    """A density that nowhere crosses the level is an error that names each seed, after all pictures were made."""
+    """A density that nowhere crosses the level is a warning for each seed and, after all pictures were made, an error."""
     code, _, err = run(samples, "--network=tiny-random", "--device=cpu", "--seeds=0-1", "--shapes", "--shape-res=8",
                        "--shape-format=.ply", f"--outdir={tmp_path}")
     assert code == 2 and sorted(os.listdir(tmp_path)) == ["seed0000.png", "seed0001.png"]
     assert err[-1].startswith("Error: ") and "--shape-level" in err[-1]
-    assert all(f"seed000{seed}.ply: no surface" in err[-1] for seed in range(2))
+    assert "2 of 2 seeds have no surface" in err[-1]
+    assert all(any("Warning" in line and f"seed000{seed}.ply: no surface" in line for line in err) for seed in range(2))
 
 
 @pytest.mark.parametrize("option", ["--grid=2x1", "--num-keyframes=2", "--shuffle-seed=0"])
@@ -517,19 +565,19 @@ def test_trust_and_reload_exclude_each_other(run, fork, tmp_path):
 
 # ------------------------------------------------------------------------------------------------ interruption and help
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_interrupted_film_leaves_nothing(tmp_path, ending):
-    """In the middle of a film: exit code 130, no traceback, no file."""
+    """In the middle of a film, by Ctrl-C, kill, or a terminal that closes: exit code 130, no traceback, no file."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "gen_videos.py"), f"--outdir={tmp_path / 'out'}", "--seeds=0", "--network=tiny-random",
          "--w-frames=5000"], env=ONE_THREAD, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # as on a terminal, wherever the tests run
+        preexec_fn=lambda: signal.signal(getattr(signal, ending), signal.SIG_DFL))  # as on a terminal, wherever tests run
     try:
         began = time.monotonic()
         while not list((tmp_path / "out").glob(".*.mp4")) and process.poll() is None and time.monotonic() < began + 120:
             time.sleep(0.1)
         time.sleep(0.5)
-        process.send_signal(ending)
+        process.send_signal(getattr(signal, ending))
         err = process.communicate(timeout=60)[1]
     finally:
         process.kill()
@@ -548,6 +596,13 @@ def test_help_of_scripts(tmp_path, name):
                            "seconds orbit camera-path save-camera-path depth-colors")
     assert [option for option in f"{common} {more[Path(name).stem]}".split() if f"--{option} " not in shown] == []
     assert "None" not in shown
+
+
+def test_eg3d_as_a_module(tmp_path):
+    """python -m eg3d is the command."""
+    done = subprocess.run([sys.executable, "-m", "eg3d", "check", "nowhere.pkl"], cwd=ROOT, env=ONE_THREAD, capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 2 and "nowhere.pkl: no such file" in done.stderr
 
 
 def test_help_of_eg3d(run):

@@ -154,7 +154,7 @@ def test_only_what_is_no_network(convert, files, tmp_path, name):
 def test_only_of_one_network(convert, tmp_path):
     """A file that is a network has no names in it."""
     pickles.save(generator_of(), tmp_path / "bare.pkl")
-    fails(convert(tmp_path / "bare.pkl", tmp_path / "x.safetensors", "--only=G_ema"), "G_ema", "one network")
+    fails(convert(tmp_path / "bare.pkl", tmp_path / "x.safetensors", "--only=G_ema"), "G_ema", "a bare network")
     assert convert(tmp_path / "bare.pkl", tmp_path / "x.safetensors")[0] == 0
     same_weights(generator.load(tmp_path / "x.safetensors", device="cpu"), generator_of())
 

@@ -366,6 +366,15 @@ def test_frame_of_another_size(tmp_path, place):
     assert not isinstance(caught.value, OSError)
 
 
+@pytest.mark.parametrize("frame", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)],
+                         ids=["float", "grey", "alpha"])
+def test_what_is_no_frame(tmp_path, frame):
+    """Told as what it is, and no film."""
+    with pytest.raises(ValueError, match=r"a frame is uint8 \[H, W, 3\], not"):
+        encoding.write([frame, frame], tmp_path / "film.mp4")
+    assert os.listdir(tmp_path) == []
+
+
 def test_place_that_cannot_be_written(tmp_path):
     """A file where the folder should be, a folder where the film should be."""
     (tmp_path / "file").write_text("")

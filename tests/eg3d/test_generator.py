@@ -181,8 +181,7 @@ def test_rendering_options_that_cannot_be(tiny_path, tmp_path, key, value):
     refused(CheckpointError, f"odd.pkl: its rendering_kwargs say {key} = ", tmp_path / "odd.pkl")
 
 
-@pytest.mark.parametrize("name, value", [("neural_rendering_resolution", "big"), ("neural_rendering_resolution", 10**5),
-                                         ("z_dim", 3)])
+@pytest.mark.parametrize("name, value", [("neural_rendering_resolution", "big"), ("neural_rendering_resolution", 10**5)])
 def test_attributes_that_cannot_be(tiny_path, tmp_path, name, value):
     """In either format."""
     snapshot = pickles.load(tiny_path)

@@ -90,6 +90,27 @@ def test_equals_the_official_call(G, ws, c):
         same(shown, official)
 
 
+@pytest.mark.parametrize("index, value, words", [
+    (None, 0, "no|not positive"), (3, math.nan, "NaN"), (11, math.inf, "NaN or infinity"), (16, 0, "focal length"),
+    (20, -1, "focal length"), (slice(0, 3), 0, "flat matrix")])
+def test_cameras_that_see_nothing(G, ws, c, index, value, words):
+    """A label of zeros, say: a picture of NaN would say nothing."""
+    wrong = c.clone()
+    wrong[:, slice(None) if index is None else index] = value
+    with pytest.raises(ValueError, match=f"camera 0 .*{words}"):
+        Session(G, ws).render(wrong)
+
+
+def test_options_and_styles_that_no_network_knows(G, ws):
+    """Misspelt options would be read by nothing."""
+    with pytest.raises(ValueError, match="rendering option 'depth_resolutoin': this network knows .*depth_resolution"):
+        Session(G, ws, rendering_options=dict(depth_resolutoin=3))
+    with pytest.raises(ValueError, match=r"styles of shape \[1, 3\]: this network's are \[N, "):
+        Session(G, torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="styles of shape"):
+        Session(G, ws[:, :-1])
+
+
 def test_resolution_of_the_network(G, ws, c):
     """Without a resolution the network's own counts."""
     assert Session(G, ws).render(c)["image_depth"].shape[-1] == G.neural_rendering_resolution

@@ -307,11 +307,13 @@ def test_tensors_and_numpy_numbers(tmp_path):
     assert exact(through_file(numbers, tmp_path)) == exact({key: value.item() for key, value in numbers.items()})
 
 
-NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+WHOLE = st.integers(-(2**60), 2**60)  # what keys may be
+MEMBERS = st.none() | st.booleans() | WHOLE | st.floats() | st.text(max_size=5)
+NUMBERS = MEMBERS | st.integers()
 KEYS = st.text(max_size=3) | st.sampled_from(["$tuple", "$network", "$float", "a", "$"])
 VALUES = st.recursive(
-    NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple) | st.sets(NUMBERS, max_size=3)
-    | st.dictionaries(KEYS | st.integers(), inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3).map(EasyDict)
+    NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple) | st.sets(MEMBERS, max_size=3)
+    | st.dictionaries(KEYS | WHOLE, inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3).map(EasyDict)
     | st.dictionaries(KEYS, inner, max_size=3).map(collections.OrderedDict), max_leaves=8)
 
 
