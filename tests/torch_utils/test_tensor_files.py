@@ -647,6 +647,7 @@ def test_grown(sound, tmp_path):
     refused(path)
 
 
+@pytest.mark.filterwarnings("ignore:.*by the arguments:RuntimeWarning")
 def test_flipped(small, tmp_path):
     """Any byte of the header changed in any way: refused in one line, or a file that says something else."""
     length = 8 + int.from_bytes(small[:8], "little")
