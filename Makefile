@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/python gen_videos.py --network=tiny-random --seeds=0-3 --grid=2x2 --trunc=0.7 --outdir=out \
 		--image_mode=image_depth --depth-colors=viridis --nrr=64 --sample_mult=0.5
-	@echo "out/interpolation.mp4: depth of a network with RANDOM weights: clouds, seen from a moving camera."
+	@echo "out/interpolation.mp4: depth of a network with RANDOM weights: clouds and grain, seen from a moving camera."
 	@echo "It proves the path from an official file to a film. For faces: $(BIN)/python gen_videos.py --outdir=out \\"
 	@echo "    --trunc=0.7 --seeds=0-3 --grid=2x2 --network=/path/to/ffhq512-128.pkl"
 

@@ -28,7 +28,6 @@ FRONTAL = math.pi / 2  # yaw and pitch that look along -z
 ROTATION_TOLERANCE = 1e-3  # of a label's rotation from an orthonormal one: files round to some digits
 LARGEST = 1e6  # of a label's numbers
 SMALLEST_FOCAL = 1e-3
-FLATTEST = 1e-6  # determinant of axes
 PATH_ABOUT = ("camera path: for each frame the 4x4 camera-to-world matrix (OpenCV axes, world y up) and the 3x3 intrinsics "
               "(divided by the picture's size), row by row")
 
@@ -135,17 +134,6 @@ def label(pose: Tensor, K: Tensor) -> Tensor:
     return torch.cat([pose.reshape(-1, 16), flat], dim=1)
 
 
-def check(labels: Tensor) -> None:
-    """Raises ValueError for labels [N, 25] that show nothing: numbers that are none, no focal length, a flat matrix."""
-    for index, c in enumerate(labels.double().cpu()):
-        if not torch.isfinite(c).all():
-            raise ValueError(f"camera {index} holds NaN or infinity")
-        if min(c[16], c[20]) < SMALLEST_FOCAL:
-            raise ValueError(f"camera {index} has a focal length that is not positive")
-        if torch.linalg.det(c[:16].reshape(4, 4)).abs() < FLATTEST:
-            raise ValueError(f"camera {index} has a flat matrix: a pose is 4x4, camera to world, row by row")
-
-
 def view(rendering_kwargs: dict, yaw: float = 0.0, pitch: float = 0.0, focal: Optional[float] = None, device="cpu") -> Tensor:
     """Label [1, 25] of a camera turned by yaw and pitch (radians) from the frontal one.
 
@@ -216,11 +204,20 @@ def load_path(path: Union[str, os.PathLike]) -> Tensor:
     cameras = content.get("cameras") if isinstance(content, dict) else None
     if not isinstance(cameras, list) or not cameras:
         raise ValueError(f'{path}: holds no camera path, which is {{"cameras": [[25 numbers], ...]}}')
+    _check(cameras, f"{path}: ")
+    return torch.tensor(cameras, dtype=torch.float32)
+
+
+def check(labels: Tensor) -> None:
+    """Raises ValueError for the first of labels [N, 25] that is no camera, in the words of `load_path`."""
+    _check(labels.tolist(), "")
+
+
+def _check(cameras: list, where: str) -> None:
     for index, numbers in enumerate(cameras):
         problem = _problem(numbers)
         if problem:
-            raise ValueError(f"{path}: camera {index} {problem}")
-    return torch.tensor(cameras, dtype=torch.float32)
+            raise ValueError(f"{where}camera {index} {problem}")
 
 
 def _problem(numbers: Any) -> Optional[str]:

@@ -100,7 +100,8 @@ def _carried(content: Any) -> Iterator[Line]:
 def _content(value: Any) -> str:
     if isinstance(value, torch.nn.Module):
         return f"{type(value).__name__}, {sum(p.numel() for p in value.parameters()) / 1e6:.2f} M parameters"
-    return "nothing" if value is None else _shown(value)
+    # In at most 200 characters that a terminal can show.
+    return "nothing" if value is None else _printable(_Brief().repr(value)[:200])
 
 
 class _Brief(reprlib.Repr):
@@ -111,11 +112,6 @@ class _Brief(reprlib.Repr):
     def __init__(self):
         super().__init__()
         self.maxlevel, self.maxdict, self.maxlist, self.maxtuple, self.maxstring, self.maxother = 3, 20, 20, 20, 100, 100
-
-
-def _shown(value: Any) -> str:
-    """A value of the file in at most 200 characters that a terminal can show."""
-    return _printable(_Brief().repr(value)[:200])
 
 
 def _printable(text: str) -> str:

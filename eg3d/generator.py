@@ -23,8 +23,8 @@ RELEASED = ("ffhq512-64", "ffhq512-128", "ffhqrebalanced512-64", "ffhqrebalanced
 
 WRITERS = {".pkl": pickles.save, tensor_files.SUFFIX: tensor_files.save}
 
-
 MOST = 4096  # samples of a ray, rays along a side
+FLATTEST = 1e-6  # determinant of a plane's frame
 MOST_SAMPLES = 1 << 30  # of a picture, whose draws alone are 4 GB then
 
 
@@ -182,4 +182,4 @@ def _problem(G: torch.nn.Module) -> Optional[str]:
 def _are_frames(axes: torch.Tensor) -> bool:
     """Whether each plane's axes span space, [P, 3, 3]."""
     return (axes.ndim == 3 and axes.shape[1:] == (3, 3) and axes.is_floating_point() and bool(torch.isfinite(axes).all())
-            and bool((torch.linalg.det(axes.double()).abs() > cameras.FLATTEST).all()))
+            and bool((torch.linalg.det(axes.double()).abs() > FLATTEST).all()))

@@ -78,7 +78,7 @@ def explained(name: str, carries_code: bool = True) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError):
+    except OSError:
         raise
     except CheckpointError as error:
         message = str(error) if carries_code else str(error).replace(f"; {REMEDY}", "")

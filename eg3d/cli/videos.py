@@ -186,7 +186,7 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
 
     from eg3d import shapes
 
-    before, failed, without = None, None, []
+    before, last, failed, without = None, None, None, []
     for index in tqdm.tqdm(range(len(film)), desc="shapes", unit="frame"):
         session = film.session(index)
         if session is failed:
@@ -196,7 +196,7 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
         try:
             if session is before is not None:
                 with written_beside(path) as temporary:
-                    shutil.copyfile(base / f"{index - 1:04d}_shape{suffix}", temporary)
+                    shutil.copyfile(last, temporary)
             else:
                 shapes.save(session, path, **shape)
         except shapes.NoSurface as error:
@@ -205,7 +205,7 @@ def _save_shapes(film, base: Path, suffix: str, **shape) -> List[str]:
             without.append(str(error))
             failed = session
             continue
-        before = session
+        before, last = session, path
     with written_beside(_trajectory(base)) as temporary:
         np.save(temporary, film.labels[:, :16].reshape(-1, 4, 4).numpy())
     return without
