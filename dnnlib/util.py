@@ -76,13 +76,13 @@ def is_url(source: Any) -> bool:
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: $EG3D_CACHE_DIR, or the user's cache folder. Raises OSError where there is neither."""
+    """Where downloads and plugins are kept: $EG3D_CACHE_DIR, or the user's cache folder. Raises OSError where there is neither."""
     chosen = os.environ.get("EG3D_CACHE_DIR")
     if chosen:
         return Path(chosen)
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if folder.startswith("~"):
-        raise OSError("there is no home folder for downloads: set EG3D_CACHE_DIR to a folder")
+        raise OSError("there is no home folder for downloads and plugins: set EG3D_CACHE_DIR to a folder")
     return Path(folder) / "eg3d"
 
 

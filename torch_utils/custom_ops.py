@@ -1,12 +1,262 @@
-"""Chooses which implementation of an operator runs."""
+"""Builds and loads this project's own kernels when they are first needed, and chooses who runs an operator.
 
-IMPLEMENTATIONS = ("auto", "ref")
+An operator has a reference in plain PyTorch ('ref') and may have plugins: C++ and CUDA beside it, compiled by
+torch.utils.cpp_extension and ninja, once for each version of PyTorch, CUDA and graphics card, and kept in the user's cache.
+Nothing is built by importing. EG3D_PLUGINS=off in the environment does without plugins.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sysconfig
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Dict, List, Optional, Tuple, Union
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from dnnlib.util import cache_dir
+
+HEADERS = {".h", ".cuh"}
+CPP_FLAGS, CUDA_FLAGS = ["-O3"], ["-O3"]
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+QUOTED_LINES = 4  # of a compiler's messages; the log holds all
+
+verbosity = "brief"  # 'none' prints nothing, 'brief' one line a plugin, 'full' also what ninja and the compilers print
 
 
-def check_impl(operator: str, impl: str) -> None:
-    """Raises ValueError unless `impl` is an implementation that `operator` has.
+class PluginError(RuntimeError):
+    """A plugin cannot be had. Names the cause, the remedy and the log."""
 
-    Every operator has its plain-PyTorch reference ('ref'), which 'auto' takes.
+
+# ------------------------------------------------------------------------------------------------ plugins
+
+@dataclass(frozen=True)
+class Plugin:
+    """An extension module made of source files in one folder; the headers beside them belong to it."""
+
+    name: str
+    sources: Tuple[Path, ...]
+
+    @property
+    def uses_cuda(self) -> bool:
+        return any(source.suffix == ".cu" for source in self.sources)
+
+    def folder(self) -> Path:
+        """Where it is kept: one folder for whatever may change what a compiler makes of it."""
+        texts = sorted({*self.sources, *(path for path in self.sources[0].parent.iterdir() if path.suffix in HEADERS)})
+        key = {
+            "sources": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts},
+            "flags": [CPP_FLAGS, CUDA_FLAGS],
+            "python": sysconfig.get_config_var("EXT_SUFFIX"),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda if self.uses_cuda else None,
+            "architectures": architectures() if self.uses_cuda else [],
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return cache_dir() / "plugins" / f"{self.name}-{digest[:16]}"
+
+
+def turned_off() -> bool:
+    """Whether EG3D_PLUGINS says so. Raises ValueError unless it is 'on' (as without it) or 'off'."""
+    said = os.environ.get("EG3D_PLUGINS", "on")
+    if said not in ("on", "off"):
+        raise ValueError(f"EG3D_PLUGINS={said} in the environment: expected on or off")
+    return said == "off"
+
+
+def architectures() -> List[str]:
+    """Of all graphics cards in sight, such as ['90'] for an H100."""
+    capabilities = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    return [f"{major}{minor}" for major, minor in sorted(capabilities)]
+
+
+_outcomes: Dict[Plugin, Union[ModuleType, PluginError]] = {}
+_one_at_a_time = threading.Lock()
+
+
+def load(plugin: Plugin) -> ModuleType:
+    """Returns the module, which the first call of the process loads, and the first call on the machine builds.
+
+    Raises PluginError where that fails, and from then on in this process at once: a compiler is not asked twice.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"{operator}: impl={impl!r} does not exist; choose one of {', '.join(IMPLEMENTATIONS)}")
+    if turned_off():
+        raise PluginError(f"{plugin.name} is turned off by EG3D_PLUGINS=off in the environment")
+    with _one_at_a_time:
+        if plugin not in _outcomes:
+            _outcomes[plugin] = _set_up(plugin)
+    outcome = _outcomes[plugin]
+    if isinstance(outcome, PluginError):
+        raise outcome
+    return outcome
+
+
+def _set_up(plugin: Plugin) -> Union[ModuleType, PluginError]:
+    talks = verbosity != "none"
+    if talks:
+        print(f'Setting up PyTorch plugin "{plugin.name}"... ', end="", flush=True)
+    try:
+        folder = plugin.folder()
+        module = _import(plugin.name, folder) if _is_built(folder) else _build(plugin, folder)
+    except (OSError, RuntimeError, ImportError, ValueError) as error:
+        if talks:
+            print("Failed!", flush=True)
+        return PluginError(_explained(plugin, error))
+    if talks:
+        print("Done.", flush=True)
+    return module
+
+
+def _is_built(folder: Path) -> bool:
+    return (folder / "built").exists()  # written last
+
+
+def _import(name: str, folder: Path) -> ModuleType:
+    path = folder / (name + (".pyd" if os.name == "nt" else ".so"))
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _build(plugin: Plugin, folder: Path) -> ModuleType:
+    """Builds, or waits for the process that does. The system frees the lock of a process that died."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if _is_built(folder):
+            return _import(plugin.name, folder)
+        shutil.rmtree(folder, ignore_errors=True)  # what a build that was cut off left, PyTorch's own lock file among it
+        folder.mkdir()
+        flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures()] if plugin.uses_cuda else []
+        try:
+            from torch.utils import cpp_extension  # late: it looks for compilers and takes a while
+
+            with _ninja_in_sight():
+                module = cpp_extension.load(
+                    plugin.name, [str(source) for source in plugin.sources], build_directory=str(folder),
+                    extra_cflags=CPP_FLAGS, extra_cuda_cflags=CUDA_FLAGS + flags, with_cuda=plugin.uses_cuda,
+                    verbose=verbosity == "full")
+        except (OSError, RuntimeError, ImportError) as error:
+            (folder / "build.log").write_text(str(error))
+            raise
+        (folder / "built").touch()
+        return module
+
+
+@contextlib.contextmanager
+def _ninja_in_sight():
+    """The ninja that pip installed, also where the virtual environment's folder of programs is not on the path."""
+    before = os.environ.get("PATH")
+    with contextlib.suppress(ImportError):
+        import ninja
+
+        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PATH", None)
+        else:
+            os.environ["PATH"] = before
+
+
+def _explained(plugin: Plugin, error: Exception) -> str:
+    """The cause in the words of whoever found it, and what to do."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    telling = [line for line in lines[1:] if "error" in line.lower() or "not found" in line.lower()] or lines
+    folder, log = None, ""
+    with contextlib.suppress(OSError):
+        folder = plugin.folder()
+        log = f" The whole log: {folder / 'build.log'}." if (folder / "build.log").exists() else ""
+    if folder and _is_built(folder):
+        remedy = f"It was built before: delete {folder} to have it built anew"
+    elif "CUDA_HOME" in str(error) or "detected CUDA version" in str(error):
+        remedy = (f"Install the CUDA toolkit {torch.version.cuda}, the version that this PyTorch was built with, and set "
+                  "CUDA_HOME to its folder")
+    elif "Ninja is required" in str(error):
+        remedy = "Install ninja (pip install ninja)"
+    else:
+        remedy = "See to what it says and start again"
+    return f"{plugin.name} cannot be had: {' | '.join(telling[:QUOTED_LINES])}. {remedy}.{log}"
+
+
+# ------------------------------------------------------------------------------------------------ operators
+
+_operators: Dict[str, Dict[str, Plugin]] = {}  # operator -> device type -> plugin
+
+
+def register(operator: str, **plugins: Plugin) -> None:
+    """Declares an operator and its plugins by the device type ('cuda', 'cpu') that they run on."""
+    _operators[operator] = plugins
+
+
+def plugin_of(operator: str, device_type: str) -> ModuleType:
+    """The loaded plugin. Raises PluginError."""
+    return load(_operators[operator][device_type])
+
+
+@torch.compiler.assume_constant_result  # a compiler asks once, while it traces, and takes the answer as given
+def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> str:
+    """Returns who runs `operator` on such tensors: 'cuda', 'cpu' or 'ref'.
+
+    'auto' takes the device's plugin, or the reference where there is none; where a plugin cannot be had it warns, once a
+    plugin. Any other `impl` is that one or an error: ValueError where it does not exist or does not suit the tensors,
+    PluginError where it cannot be had.
+    """
+    plugins = _operators[operator]
+    names = ("auto", *plugins, "ref")
+    if impl not in names:
+        raise ValueError(f"{operator}: impl={impl!r} does not exist; choose one of {', '.join(names)}")
+    suits = device_type in plugins and dtype in KERNEL_DTYPES
+    if impl == "ref" or impl == "auto" and not suits:
+        return "ref"
+    if impl == "auto":
+        return device_type if _is_available(operator, plugins[device_type]) else "ref"
+    if impl != device_type or not suits:
+        raise ValueError(f"{operator}: impl={impl!r} needs tensors of half, bfloat16, float or double on a {impl} device, got "
+                         f"{str(dtype).split('.')[-1]} on {device_type}")
+    load(plugins[impl])
+    return impl
+
+
+def _is_available(operator: str, plugin: Plugin) -> bool:
+    if turned_off():
+        return False
+    try:
+        load(plugin)
+    except PluginError as error:
+        _warn_once(f"{operator} runs in plain PyTorch, with the same results and slower: {error} EG3D_PLUGINS=off does without, "
+                   "silently.")
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=None)
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
+
+
+# ------------------------------------------------------------------------------------------------ what kernels are given
+
+def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
+    """x in an order of memory without gaps: that of `like`, or its own if it is contiguous or channels_last."""
+    model = x if like is None else like
+    order = torch.contiguous_format
+    for ndim, channels_last in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if model.ndim == ndim and not model.is_contiguous() and model.is_contiguous(memory_format=channels_last):
+            order = channels_last
+    return x.contiguous(memory_format=order)
+
+
+def current_stream(device: torch.device) -> int:
+    """The address of the CUDA stream that work on `device` is queued on."""
+    return torch.cuda.current_stream(device).cuda_stream

@@ -183,7 +183,7 @@ def test_cache_dir(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert util.cache_dir() == Path.home() / ".cache" / "eg3d"
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where the user has no home
-    with pytest.raises(OSError, match="no home folder for downloads: set EG3D_CACHE_DIR"):
+    with pytest.raises(OSError, match="no home folder for downloads and plugins: set EG3D_CACHE_DIR"):
         util.cache_dir()
 
 

@@ -2,9 +2,14 @@
 
 StyleGAN (Karras et al. 2019) scales each activation so that unit variance goes in and comes out; the default gains are
 that paper's.
+
+The reference is plain PyTorch and differentiable any number of times. The operator eg3d::bias_act does value, first and second
+derivative in one pass over memory each, by bias_act.cu on a GPU; the formulas below do the same in PyTorch, as operators on the
+CPU that compilers and tests meet. For training it keeps one array: y where the sign of y tells the slope, else x.
 """
 
 import math
+from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 import torch
@@ -13,28 +18,53 @@ from torch import Tensor
 
 from .. import custom_ops
 
+HERE = Path(__file__).parent
+SQRT2 = math.sqrt(2)
+LEAKY_SLOPE = 0.2  # negative slope of lrelu in all StyleGAN networks
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848  # Klambauer et al. 2017
+
 
 class Activation(NamedTuple):
-    """An activation: its function of (x, alpha) and the defaults of alpha and gain."""
+    """An activation, its derivatives and the defaults of alpha and gain. Functions are of (x, alpha)."""
 
     func: Callable[[Tensor, float], Tensor]
     def_alpha: float
     def_gain: float
+    slope: Callable[[Tensor, float], Tensor]  # first derivative; at 0, the one from below
+    curvature: Optional[Callable[[Tensor, float], Tensor]] = None  # second derivative; None: 0, and the slope tells from the sign
 
 
-SQRT2 = math.sqrt(2)
-LEAKY_SLOPE = 0.2  # negative slope of lrelu in all StyleGAN networks
+def _tanh_slope(x, _):
+    return 1 - x.tanh().square()
+
+
+def _sigmoid_slope(x, _):
+    return x.sigmoid() * (-x).sigmoid()
+
+
+def _exponential_if_negative(x, _):
+    return torch.where(x > 0, 0.0, x.exp())
+
 
 activation_funcs = {
-    "linear": Activation(lambda x, _: x, 0.0, 1.0),
-    "relu": Activation(lambda x, _: F.relu(x), 0.0, SQRT2),
-    "lrelu": Activation(F.leaky_relu, LEAKY_SLOPE, SQRT2),
-    "tanh": Activation(lambda x, _: torch.tanh(x), 0.0, 1.0),
-    "sigmoid": Activation(lambda x, _: torch.sigmoid(x), 0.0, 1.0),
-    "elu": Activation(lambda x, _: F.elu(x), 0.0, 1.0),
-    "selu": Activation(lambda x, _: F.selu(x), 0.0, 1.0),
-    "softplus": Activation(lambda x, _: F.softplus(x), 0.0, 1.0),
-    "swish": Activation(lambda x, _: F.silu(x), 0.0, SQRT2),
+    "linear": Activation(lambda x, _: x, 0.0, 1.0, lambda x, _: torch.ones_like(x)),
+    "relu": Activation(lambda x, _: F.relu(x), 0.0, SQRT2, lambda x, _: (x > 0).to(x.dtype)),
+    "lrelu": Activation(F.leaky_relu, LEAKY_SLOPE, SQRT2, lambda x, alpha: torch.full_like(x, alpha).masked_fill(x > 0, 1)),
+    "tanh": Activation(
+        lambda x, _: torch.tanh(x), 0.0, 1.0, _tanh_slope, lambda x, _: -2 * x.tanh() * _tanh_slope(x, _)),
+    "sigmoid": Activation(
+        lambda x, _: torch.sigmoid(x), 0.0, 1.0, _sigmoid_slope, lambda x, _: _sigmoid_slope(x, _) * (1 - 2 * x.sigmoid())),
+    "elu": Activation(
+        lambda x, _: F.elu(x), 0.0, 1.0, lambda x, _: torch.where(x > 0, 1.0, x.exp()), _exponential_if_negative),
+    "selu": Activation(
+        lambda x, _: F.selu(x), 0.0, 1.0,
+        lambda x, _: SELU_SCALE * torch.where(x > 0, 1.0, SELU_ALPHA * x.exp()),
+        lambda x, _: SELU_SCALE * SELU_ALPHA * _exponential_if_negative(x, _)),
+    "softplus": Activation(lambda x, _: F.softplus(x), 0.0, 1.0, lambda x, _: x.sigmoid(), _sigmoid_slope),
+    "swish": Activation(
+        lambda x, _: F.silu(x), 0.0, SQRT2,
+        lambda x, _: x.sigmoid() * (1 + x * (-x).sigmoid()),
+        lambda x, _: _sigmoid_slope(x, _) * (2 + x * (1 - 2 * x.sigmoid()))),
 }
 
 
@@ -48,23 +78,169 @@ def bias_act(
     clamp: Optional[float] = None,
     impl: str = "auto",
 ) -> Tensor:
-    """Returns clamp(act(x + b) * gain), of x's shape and dtype; differentiable any number of times.
+    """Returns clamp(act(x + b) * gain), of x's shape and dtype.
 
-    `alpha` (the slope of lrelu) and `gain` default to the activation's own; `clamp=None` does not clamp.
-    Raises ValueError for an unknown activation or a bias of the wrong shape.
+    `alpha` (the slope of lrelu) and `gain` default to the activation's own; `clamp=None` does not clamp. `impl='ref'` is
+    differentiable any number of times, `'cuda'` twice; 'auto' takes the kernel for tensors on a GPU if it can be had.
+    Raises ValueError for an unknown activation, a bias of the wrong shape or a negative clamp; torch_utils.custom_ops.PluginError
+    where impl='cuda' cannot be had.
     """
-    custom_ops.check_impl("bias_act", impl)
     if act not in activation_funcs:
         raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(activation_funcs)}")
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"bias_act: clamp={clamp} must not be negative")
     activation = activation_funcs[act]
+    alpha = activation.def_alpha if alpha is None else float(alpha)
+    gain = activation.def_gain if gain is None else float(gain)
     if b is not None:
         if b.shape != x.shape[dim : dim + 1 or None]:
             raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} on dimension {dim} of {tuple(x.shape)}")
-        x = x + b.to(x.dtype).reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
-    x = activation.func(x, activation.def_alpha if alpha is None else alpha)
-    scale = activation.def_gain if gain is None else gain
-    if scale != 1:
-        x = x * scale
+        b = b.to(x.dtype)
+    dim = dim % x.ndim if x.ndim else 0
+    if custom_ops.choose("bias_act", impl, x.device.type, x.dtype) == "ref":
+        return _formula(x, b, dim, act, alpha, gain, clamp)
+    return torch.ops.eg3d.bias_act(x, b, dim, act, alpha, gain, clamp)
+
+
+def _formula(x, b, dim, act, alpha, gain, clamp) -> Tensor:
+    x = activation_funcs[act].func(_biased(x, b, dim), alpha)
+    if gain != 1:
+        x = x * gain
     if clamp is not None:
         x = x.clamp(-clamp, clamp)
     return x
+
+
+def _biased(x, b, dim):
+    return x if b is None else x + b.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+
+
+# ------------------------------------------------------------------------------------------------ the operator
+# `saved` is y if `from_y`, else x. As functions, the derivatives are of dy, x and b: what x gets covers y's share.
+
+custom_ops.register("bias_act", cuda=custom_ops.Plugin("bias_act_plugin", (HERE / "bias_act.cpp", HERE / "bias_act.cu")))
+
+_library = torch.library.Library("eg3d", "FRAGMENT")
+_CALL = "int dim, str act, float alpha, float gain, float? clamp"
+_library.define(f"bias_act(Tensor x, Tensor? b, {_CALL}) -> Tensor")
+_library.define(f"bias_act_slope(Tensor dy, Tensor saved, Tensor? b, bool from_y, {_CALL}) -> Tensor")
+_library.define(f"bias_act_curvature(Tensor ddx, Tensor dy, Tensor x, Tensor? b, {_CALL}) -> Tensor")
+
+
+class _OnCPU:
+    """The formulas, as operators: new tensors in their input's order of memory."""
+
+    @staticmethod
+    def bias_act(x, b, *call):
+        return _new(x, _formula(x, b, *call))
+
+    @staticmethod
+    def bias_act_slope(dy, saved, b, from_y, dim, act, alpha, gain, clamp):
+        at = _biased(saved, b, dim)
+        return _new(saved, dy * gain * activation_funcs[act].slope(at, alpha) * _passed(at, from_y, act, alpha, gain, clamp))
+
+    @staticmethod
+    def bias_act_curvature(ddx, dy, x, b, dim, act, alpha, gain, clamp):
+        at, curvature = _biased(x, b, dim), activation_funcs[act].curvature
+        if curvature is None:
+            return _new(x, torch.zeros_like(x))
+        return _new(x, ddx * dy * gain * curvature(at, alpha) * _passed(at, False, act, alpha, gain, clamp))
+
+
+def _passed(at, from_y, act, alpha, gain, clamp):
+    """1 where the clamp let the result pass. A y that lies on the limit counts as clamped: it does not tell."""
+    if clamp is None:
+        return 1
+    return (at.abs() < clamp if from_y else (activation_funcs[act].func(at, alpha) * gain).abs() <= clamp).to(at.dtype)
+
+
+def _new(model, values):
+    return torch.empty_like(custom_ops.dense(model)).copy_(values)
+
+
+class _OnGPU:
+    """The kernel: all arrays in one order of memory."""
+
+    @staticmethod
+    def bias_act(x, b, *call):
+        return _launch(x, b, *call)
+
+    @staticmethod
+    def bias_act_slope(dy, saved, b, from_y, *call):
+        return _launch(saved, b, *call, from_y=from_y, dy=dy)
+
+    @staticmethod
+    def bias_act_curvature(ddx, dy, x, b, *call):
+        return _launch(x, b, *call, dy=dy, ddx=ddx)
+
+
+def _launch(saved, b, dim, act, alpha, gain, clamp, from_y=False, dy=None, ddx=None) -> Tensor:
+    saved = custom_ops.dense(saved)
+    x, y = (None, saved) if from_y else (saved, None)
+    dy, ddx = (None if each is None else custom_ops.dense(each, like=saved) for each in (dy, ddx))
+    out = torch.empty_like(saved)
+    step = 1 if b is None else max(1, saved.stride(dim))  # an axis of length 1 may have any stride
+    custom_ops.plugin_of("bias_act", saved.device.type).bias_act(
+        out, x, None if b is None else b.contiguous(), y, dy, ddx, step, act, alpha, gain, -1.0 if clamp is None else clamp,
+        custom_ops.current_stream(saved.device))
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ derivatives
+
+def _keep_for_slope(ctx, inputs, output):
+    x, b, dim, *ctx.call = inputs
+    act, alpha, gain, clamp = ctx.call
+    ctx.dim, ctx.scale = dim, gain if act == "linear" and clamp is None else None
+    ctx.from_y = activation_funcs[act].curvature is None and alpha >= 0 and gain > 0
+    if ctx.scale is None:
+        ctx.save_for_backward(*((output, None) if ctx.from_y else (x, b)))
+
+
+def _slope(ctx, dy):
+    if ctx.scale is None:
+        saved, b = ctx.saved_tensors
+        dx = torch.ops.eg3d.bias_act_slope(dy, saved, b, ctx.from_y, ctx.dim, *ctx.call)
+    else:
+        dx = dy * ctx.scale
+    return dx, _bias_share(ctx, 1, dx), None, None, None, None, None
+
+
+def _keep_for_curvature(ctx, inputs, output):
+    dy, saved, b, ctx.from_y, ctx.dim, *ctx.call = inputs
+    ctx.save_for_backward(None if ctx.from_y else dy, saved, b)
+
+
+def _curvature(ctx, ddx):
+    dy, saved, b = ctx.saved_tensors
+    ddy = dx = None
+    if ctx.needs_input_grad[0]:
+        ddy = torch.ops.eg3d.bias_act_slope(ddx, saved, b, ctx.from_y, ctx.dim, *ctx.call)
+    if not ctx.from_y and any(ctx.needs_input_grad[1:3]):
+        dx = torch.ops.eg3d.bias_act_curvature(ddx, dy, saved, b, ctx.dim, *ctx.call)
+    return ddy, dx, _bias_share(ctx, 2, dx), None, None, None, None, None, None
+
+
+def _bias_share(ctx, position, dx):
+    """Of a gradient: the bias is added to all numbers of its channel."""
+    if dx is None or not ctx.needs_input_grad[position]:
+        return None
+    return dx.sum([axis for axis in range(dx.ndim) if axis != ctx.dim])
+
+
+def _no_third_derivative(ctx, *_):
+    raise NotImplementedError("bias_act's kernel has two derivatives; impl='ref' has them all")
+
+
+for _name, _derivative, _keep in (
+        ("bias_act", _slope, _keep_for_slope), ("bias_act_slope", _curvature, _keep_for_curvature),
+        ("bias_act_curvature", _no_third_derivative, None)):
+    _library.impl(_name, getattr(_OnCPU, _name), "CPU")
+    _library.impl(_name, getattr(_OnGPU, _name), "CUDA")
+    torch.library.register_autograd(f"eg3d::{_name}", _derivative, setup_context=_keep, lib=_library)
+torch.library.register_fake(
+    "eg3d::bias_act", lambda x, *_: torch.empty_like(custom_ops.dense(x)), lib=_library)
+torch.library.register_fake(
+    "eg3d::bias_act_slope", lambda dy, saved, *_: torch.empty_like(custom_ops.dense(saved)), lib=_library)
+torch.library.register_fake(
+    "eg3d::bias_act_curvature", lambda ddx, dy, x, *_: torch.empty_like(custom_ops.dense(x)), lib=_library)

@@ -5,8 +5,12 @@ down-th sample. A 1-D filter f stands for the separable 2-D filter f f^T.
 
 Notation: N batch, C channels. Filters are float32 and sum to 1 unless told otherwise; `flip_filter=True` correlates
 instead of convolving. Factors are an int or [x, y]; paddings an int, [x, y] or [x before, x after, y before, y after].
+
+The reference is plain PyTorch. The operator eg3d::upfirdn2d, upfirdn2d.cu on a GPU, is its own derivative with the roles of
+up and down exchanged.
 """
 
+from pathlib import Path
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
@@ -15,6 +19,7 @@ from torch import Tensor
 
 from .. import custom_ops
 
+HERE = Path(__file__).parent
 SEPARABLE_TAPS = 8  # from this many taps on, a 1-D filter is applied axis by axis
 
 Factor = Union[int, Sequence[int]]
@@ -58,17 +63,31 @@ def upfirdn2d(
 ) -> Tensor:
     """Returns [N, C, (H * up + paddings - fh) // down + 1, likewise], of x's dtype; differentiable any number of times.
 
-    Raises ValueError for a factor below 1 or a picture smaller than the filter.
+    `impl='auto'` takes the kernel for tensors on a GPU if it can be had, and the reference for a filter that is learned, since
+    only the reference has a derivative for it. Raises ValueError for a factor below 1 or a picture smaller than the filter;
+    torch_utils.custom_ops.PluginError where impl='cuda' cannot be had.
     """
-    custom_ops.check_impl("upfirdn2d", impl)
-    up_x, up_y = _pair(up, "up")
-    down_x, down_y = _pair(down, "down")
-    left, right, top, bottom = _margins(padding)
-    row, column = _row_and_column(f, x)
-    height, width = x.shape[2] * up_y + top + bottom, x.shape[3] * up_x + left + right
-    if height < column.shape[-2] or width < row.shape[-1]:
-        raise ValueError(f"upfirdn2d: a filter of {column.shape[-2]}x{row.shape[-1]} taps on {height}x{width} padded samples")
+    up, down, padding = _pair(up, "up"), _pair(down, "down"), _margins(padding)
+    if x.ndim != 4:
+        raise ValueError(f"upfirdn2d: expected [N, C, H, W], got {tuple(x.shape)}")
+    height, width = _padded_size(x.shape, up, padding)
+    taps_x, taps_y = _taps(f)
+    if height < taps_y or width < taps_x:
+        raise ValueError(f"upfirdn2d: a filter of {taps_y}x{taps_x} taps on {height}x{width} padded samples")
+    learned = f is not None and f.requires_grad
+    if learned and impl == "cuda":
+        raise ValueError("upfirdn2d: impl='cuda' has no derivative for the filter; detach it, or use impl='ref'")
+    impl = custom_ops.choose("upfirdn2d", "ref" if learned and impl == "auto" else impl, x.device.type, x.dtype)
+    if impl == "ref":
+        return _formula(x, f, up, down, padding, flip_filter, gain)
+    return torch.ops.eg3d.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
+
+def _formula(x, f, up, down, padding, flip_filter, gain) -> Tensor:
+    up_x, up_y = up
+    down_x, down_y = down
+    left, right, top, bottom = padding
+    row, column = _row_and_column(f, x)
     x = _insert_zeros(_insert_zeros(x, 2, up_y), 3, up_x)
     x = F.pad(x, [left, right, top, bottom])
     if f is None:
@@ -130,15 +149,23 @@ def _margins(padding: Factor) -> Tuple[int, int, int, int]:
 
 def grown_margins(padding: Factor, f: Optional[Tensor], margin_x, margin_y=None) -> Tuple[int, int, int, int]:
     """`padding` plus what the filter needs on either side, given functions taps -> (before, after) along x and y."""
-    width, height = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    width, height = _taps(f)
     needed = margin_x(width) + (margin_y or margin_x)(height)
     return tuple(own + extra for own, extra in zip(_margins(padding), needed))
 
 
+def _taps(f: Optional[Tensor]) -> Tuple[int, int]:
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def _padded_size(shape, up, padding):
+    """Height and width of the samples under the filter."""
+    left, right, top, bottom = padding
+    return shape[2] * up[1] + top + bottom, shape[3] * up[0] + left + right
+
+
 def _row_and_column(f: Optional[Tensor], x: Tensor) -> Tuple[Tensor, Tensor]:
     """The filter as kernels [1, 1, h, w]: a matrix twice, a vector once lying and once standing."""
-    if x.ndim != 4:
-        raise ValueError(f"upfirdn2d: expected [N, C, H, W], got {tuple(x.shape)}")
     taps = torch.ones(1, 1, device=x.device) if f is None else f
     if taps.ndim == 2:
         return taps[None, None], taps[None, None]
@@ -151,3 +178,57 @@ def _insert_zeros(x: Tensor, axis: int, factor: int) -> Tensor:
     spread = x.unsqueeze(axis + 1)
     silence = torch.zeros_like(spread).expand(*spread.shape[: axis + 1], factor - 1, *spread.shape[axis + 2 :])
     return torch.cat([spread, silence], dim=axis + 1).flatten(axis, axis + 1)
+
+
+# ------------------------------------------------------------------------------------------------ the operator
+
+custom_ops.register("upfirdn2d", cuda=custom_ops.Plugin("upfirdn2d_plugin", (HERE / "upfirdn2d.cpp", HERE / "upfirdn2d.cu")))
+
+_library = torch.library.Library("eg3d", "FRAGMENT")
+_library.define(
+    "upfirdn2d(Tensor x, Tensor? f, int[2] up, int[2] down, SymInt[4] padding, bool flip_filter, float gain) -> Tensor")
+
+
+def _new(x, f, up, down, padding):
+    """An empty result in x's order of memory."""
+    x = custom_ops.dense(x)
+    (height, width), (taps_x, taps_y) = _padded_size(x.shape, up, padding), _taps(f)
+    out = x.new_empty([*x.shape[:2], (height - taps_y) // down[1] + 1, (width - taps_x) // down[0] + 1])
+    return custom_ops.dense(out, like=x)
+
+
+def _on_cpu(x, f, up, down, padding, flip_filter, gain):
+    return _new(x, f, up, down, padding).copy_(_formula(x, f, up, down, padding, flip_filter, gain))
+
+
+def _on_gpu(x, f, up, down, padding, flip_filter, gain):
+    x = custom_ops.dense(x)
+    out = _new(x, f, up, down, padding)
+    custom_ops.plugin_of("upfirdn2d", x.device.type).upfirdn2d(
+        out, x, None if f is None else f.float().contiguous(), up, down, padding[::2], flip_filter, gain,
+        not x.is_contiguous(), custom_ops.current_stream(x.device))
+    return out
+
+
+def _keep(ctx, inputs, output):
+    x, f, *ctx.call = inputs
+    ctx.shape, ctx.result = x.shape, output.shape
+    ctx.save_for_backward(f)
+
+
+def _derivative(ctx, dy):
+    """Every output spreads over the samples it came from: the same filter, turned over."""
+    f, = ctx.saved_tensors
+    up, down, (left, _, top, _), flip_filter, gain = ctx.call
+    (taps_x, taps_y), (height, width) = _taps(f), ctx.shape[2:]
+    before_x, before_y = taps_x - 1 - left, taps_y - 1 - top
+    padding = [before_x, (width - 1) * up[0] + taps_x - ctx.result[3] * down[0] - before_x,
+               before_y, (height - 1) * up[1] + taps_y - ctx.result[2] * down[1] - before_y]
+    dx = torch.ops.eg3d.upfirdn2d(dy, f, down, up, padding, not flip_filter, gain)
+    return dx, None, None, None, None, None, None
+
+
+_library.impl("upfirdn2d", _on_cpu, "CPU")
+_library.impl("upfirdn2d", _on_gpu, "CUDA")
+torch.library.register_fake("eg3d::upfirdn2d", lambda x, f, up, down, padding, *_: _new(x, f, up, down, padding), lib=_library)
+torch.library.register_autograd("eg3d::upfirdn2d", _derivative, setup_context=_keep, lib=_library)

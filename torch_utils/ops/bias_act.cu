@@ -1,0 +1,175 @@
+// A thread moves 16 bytes of each array. Arithmetic hides behind memory, so one kernel serves value and derivatives: which
+// of them a call wants is the same for all threads.
+
+#include <cmath>
+
+#include "bias_act.h"
+#include "kernels.cuh"
+
+namespace eg3d {
+namespace {
+
+// ------------------------------------------------------------------------------------------------ activations
+
+template <class S> __device__ S logistic(S x) { return S(1) / (S(1) + std::exp(-x)); }
+
+constexpr double SELU_SCALE = 1.0507009873554804934;  // Klambauer et al. 2017
+constexpr double SELU_ALPHA = 1.6732632423543772848;
+constexpr double SOFTPLUS_LINEAR = 20;  // from here on softplus(x) is x, as in PyTorch
+
+template <Activation A, class S> __device__ S value(S x, S alpha) {
+    if constexpr (A == Activation::relu) return x < 0 ? S(0) : x;  // keeps NaN
+    if constexpr (A == Activation::lrelu) return x > 0 ? x : x * alpha;
+    if constexpr (A == Activation::tanh) return std::tanh(x);
+    if constexpr (A == Activation::sigmoid) return logistic(x);
+    if constexpr (A == Activation::elu) return x > 0 ? x : std::expm1(x);
+    if constexpr (A == Activation::selu) return S(SELU_SCALE) * (x > 0 ? x : S(SELU_ALPHA) * std::expm1(x));
+    if constexpr (A == Activation::softplus) return x > S(SOFTPLUS_LINEAR) ? x : std::log1p(std::exp(x));
+    if constexpr (A == Activation::swish) return x * logistic(x);
+    return x;
+}
+
+template <Activation A, class S> __device__ S slope(S x, S alpha) {
+    if constexpr (A == Activation::relu) return x > 0 ? S(1) : S(0);
+    if constexpr (A == Activation::lrelu) return x > 0 ? S(1) : alpha;
+    if constexpr (A == Activation::tanh) return S(1) - std::tanh(x) * std::tanh(x);
+    if constexpr (A == Activation::sigmoid) return logistic(x) * (S(1) - logistic(x));
+    if constexpr (A == Activation::elu) return x > 0 ? S(1) : std::exp(x);
+    if constexpr (A == Activation::selu) return S(SELU_SCALE) * (x > 0 ? S(1) : S(SELU_ALPHA) * std::exp(x));
+    if constexpr (A == Activation::softplus) return x > S(SOFTPLUS_LINEAR) ? S(1) : logistic(x);
+    if constexpr (A == Activation::swish) return logistic(x) * (S(1) + x * (S(1) - logistic(x)));
+    return S(1);
+}
+
+template <Activation A, class S> __device__ S curvature(S x) {
+    const S s = logistic(x), ds = s * (S(1) - s);
+    if constexpr (A == Activation::tanh) return S(-2) * std::tanh(x) * (S(1) - std::tanh(x) * std::tanh(x));
+    if constexpr (A == Activation::sigmoid) return ds * (S(1) - S(2) * s);
+    if constexpr (A == Activation::elu) return x > 0 ? S(0) : std::exp(x);
+    if constexpr (A == Activation::selu) return x > 0 ? S(0) : S(SELU_SCALE * SELU_ALPHA) * std::exp(x);
+    if constexpr (A == Activation::softplus) return x > S(SOFTPLUS_LINEAR) ? S(0) : ds;
+    if constexpr (A == Activation::swish) return ds * (S(2) + x * (S(1) - S(2) * s));
+    return S(0);
+}
+
+// ------------------------------------------------------------------------------------------------ memory
+
+// Consecutive numbers of one array, in registers.
+template <class T> struct Pack {
+    static constexpr int WIDTH = sizeof(uint4) / sizeof(T);
+    T items[WIDTH];
+
+    __device__ void load(const T* from, int count, bool whole) {
+        if (whole) {
+            const uint4 raw = *reinterpret_cast<const uint4*>(from);
+            std::memcpy(items, &raw, sizeof raw);
+        } else {
+            for (int i = 0; i < WIDTH; ++i) items[i] = from[i < count ? i : 0];
+        }
+    }
+
+    __device__ void store(T* to, int count, bool whole) const {
+        if (whole) {
+            uint4 raw;
+            std::memcpy(&raw, items, sizeof raw);
+            *reinterpret_cast<uint4*>(to) = raw;
+        } else {
+            for (int i = 0; i < WIDTH; ++i)
+                if (i < count) to[i] = items[i];
+        }
+    }
+};
+
+// The biases of the numbers from position `start` on.
+template <class T> __device__ void load_biases(Pack<T>& biases, const BiasAct& p, Index start) {
+    const T* b = static_cast<const T*>(p.b);
+    const Index row = start / p.step;
+    Index channel = row % p.channels, within = start - row * p.step;
+    if (p.step == 1 && p.channels % Pack<T>::WIDTH == 0) {  // then `channel` is a multiple of the width too
+        biases.load(b + channel, Pack<T>::WIDTH, reinterpret_cast<std::uintptr_t>(b) % sizeof(uint4) == 0);
+        return;
+    }
+    T bias = b[channel];
+    for (int i = 0; i < Pack<T>::WIDTH; ++i) {
+        biases.items[i] = bias;
+        if (++within == p.step) {
+            within = 0;
+            if (++channel == p.channels) channel = 0;
+            bias = b[channel];
+        }
+    }
+}
+
+bool aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % sizeof(uint4) == 0; }
+
+// ------------------------------------------------------------------------------------------------ the kernel
+
+struct Work {
+    BiasAct call;
+    bool aligned;  // all arrays start where 16 bytes may be read at once
+};
+
+template <class T, Activation A> __global__ void __launch_bounds__(THREADS) bias_act_kernel(Work work) {
+    using S = Real<T>;
+    const BiasAct& p = work.call;
+    constexpr int WIDTH = Pack<T>::WIDTH;
+    const S alpha = S(p.alpha), gain = S(p.gain), limit = S(p.clamp);
+    const T *x = static_cast<const T*>(p.x), *y = static_cast<const T*>(p.y);
+    const T *dy = static_cast<const T*>(p.dy), *ddx = static_cast<const T*>(p.ddx);
+
+    for (Index start = thread_index() * WIDTH; start < p.size; start += thread_count() * WIDTH) {
+        const int count = p.size - start < WIDTH ? static_cast<int>(p.size - start) : WIDTH;
+        const bool whole = work.aligned && count == WIDTH;
+        Pack<T> at{}, biases{}, upstream{}, second{};
+        if (x) at.load(x + start, count, whole);
+        if (y) at.load(y + start, count, whole);
+        if (dy) upstream.load(dy + start, count, whole);
+        if (ddx) second.load(ddx + start, count, whole);
+        if (p.b && x) load_biases(biases, p, start);
+
+        Pack<T> out;
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            const S here = widen(at.items[i]) + (p.b && x ? widen(biases.items[i]) : S(0));
+            const S result = y ? here : value<A>(here, alpha) * gain;
+            S number = result;
+            if (dy) {
+                number = widen(upstream.items[i]) * gain;
+                number *= ddx ? widen(second.items[i]) * curvature<A>(here) : slope<A>(here, alpha);
+                // A result that lies on the limit counts as clamped if it is all that is known.
+                if (limit >= 0 && !(y ? std::fabs(result) < limit : std::fabs(result) <= limit)) number = 0;
+            } else if (limit >= 0) {
+                number = number > limit ? limit : number < -limit ? -limit : number;  // keeps NaN
+            }
+            out.items[i] = narrow<T>(number);
+        }
+        out.store(static_cast<T*>(p.out) + start, count, whole);
+    }
+}
+
+template <class T> auto kernel_of(Activation act) -> void (*)(Work) {
+    switch (act) {
+        case Activation::linear: return bias_act_kernel<T, Activation::linear>;
+        case Activation::relu: return bias_act_kernel<T, Activation::relu>;
+        case Activation::lrelu: return bias_act_kernel<T, Activation::lrelu>;
+        case Activation::tanh: return bias_act_kernel<T, Activation::tanh>;
+        case Activation::sigmoid: return bias_act_kernel<T, Activation::sigmoid>;
+        case Activation::elu: return bias_act_kernel<T, Activation::elu>;
+        case Activation::selu: return bias_act_kernel<T, Activation::selu>;
+        case Activation::softplus: return bias_act_kernel<T, Activation::softplus>;
+        case Activation::swish: return bias_act_kernel<T, Activation::swish>;
+    }
+    return nullptr;
+}
+
+}  // namespace
+
+Failure bias_act(const BiasAct& call, void* stream) {
+    const Work work{call, aligned(call.x) && aligned(call.y) && aligned(call.dy) && aligned(call.ddx) && aligned(call.out)};
+    return with_type(call.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        return launch(kernel_of<T>(call.act), work, divide_up(call.size, Pack<T>::WIDTH), THREADS, stream);
+    });
+}
+
+}  // namespace eg3d
