@@ -247,14 +247,17 @@ def _warn_once(text: str) -> None:
 
 # ------------------------------------------------------------------------------------------------ what kernels are given
 
-def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
-    """x in an order of memory without gaps: that of `like`, or its own if it is contiguous or channels_last."""
-    model = x if like is None else like
-    order = torch.contiguous_format
+def order_of(x: Tensor) -> torch.memory_format:
+    """The order of memory that kernels read x in: its own if it has no gaps and is channels_last, else contiguous."""
     for ndim, channels_last in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if model.ndim == ndim and not model.is_contiguous() and model.is_contiguous(memory_format=channels_last):
-            order = channels_last
-    return x.contiguous(memory_format=order)
+        if x.ndim == ndim and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
+            return channels_last
+    return torch.contiguous_format
+
+
+def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
+    """x without gaps, in its own or another tensor's order of memory."""
+    return x.contiguous(memory_format=order_of(x if like is None else like))
 
 
 def current_stream(device: torch.device) -> int:

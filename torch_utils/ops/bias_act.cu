@@ -114,6 +114,7 @@ template <class T, Activation A> __global__ void __launch_bounds__(THREADS) bias
     const BiasAct& p = work.call;
     constexpr int WIDTH = Pack<T>::WIDTH;
     const S alpha = S(p.alpha), gain = S(p.gain), limit = S(p.clamp);
+    const S stored_limit = widen(narrow<T>(limit));
     const T *x = static_cast<const T*>(p.x), *y = static_cast<const T*>(p.y);
     const T *dy = static_cast<const T*>(p.dy), *ddx = static_cast<const T*>(p.ddx);
 
@@ -136,8 +137,8 @@ template <class T, Activation A> __global__ void __launch_bounds__(THREADS) bias
             if (dy) {
                 number = widen(upstream.items[i]) * gain;
                 number *= ddx ? widen(second.items[i]) * curvature<A>(here) : slope<A>(here, alpha);
-                // A result that lies on the limit counts as clamped if it is all that is known.
-                if (limit >= 0 && !(y ? std::fabs(result) < limit : std::fabs(result) <= limit)) number = 0;
+                // A y that lies on the limit counts as clamped: it does not tell.
+                if (limit >= 0 && !(y ? std::fabs(result) < stored_limit : std::fabs(result) <= limit)) number = 0;
             } else if (limit >= 0) {
                 number = number > limit ? limit : number < -limit ? -limit : number;  // keeps NaN
             }

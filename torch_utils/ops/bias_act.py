@@ -151,7 +151,9 @@ def _passed(at, from_y, act, alpha, gain, clamp):
     """1 where the clamp let the result pass. A y that lies on the limit counts as clamped: it does not tell."""
     if clamp is None:
         return 1
-    return (at.abs() < clamp if from_y else (activation_funcs[act].func(at, alpha) * gain).abs() <= clamp).to(at.dtype)
+    if from_y:
+        return (at.abs() < at.new_full((), clamp)).to(at.dtype)  # the limit as it is stored
+    return ((activation_funcs[act].func(at, alpha) * gain).abs() <= clamp).to(at.dtype)
 
 
 def _new(model, values):

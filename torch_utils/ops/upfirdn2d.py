@@ -191,10 +191,9 @@ _library.define(
 
 def _new(x, f, up, down, padding):
     """An empty result in x's order of memory."""
-    x = custom_ops.dense(x)
     (height, width), (taps_x, taps_y) = _padded_size(x.shape, up, padding), _taps(f)
-    out = x.new_empty([*x.shape[:2], (height - taps_y) // down[1] + 1, (width - taps_x) // down[0] + 1])
-    return custom_ops.dense(out, like=x)
+    shape = [*x.shape[:2], (height - taps_y) // down[1] + 1, (width - taps_x) // down[0] + 1]
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=custom_ops.order_of(x))
 
 
 def _on_cpu(x, f, up, down, padding, flip_filter, gain):

@@ -1,0 +1,248 @@
+"""The CUDA kernels against the formulas, in double precision from the same, already rounded inputs.
+
+Without a GPU the very same sources run on the CPU: cuda_on_cpu.h lets a C++ compiler take a kernel for a function, and the
+project's own bindings and builder make plugins of them. That shows their arithmetic, indices and barriers, not their speed
+or what only a GPU does. On a GPU (-m gpu) the real plugins go through the same table.
+"""
+
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_utils import custom_ops
+from torch_utils.ops import bias_act, upfirdn2d
+
+HERE = Path(__file__).parent
+OPS = Path(bias_act.__file__).parent
+ARCHITECTURES = (80, 90)
+
+# A kernel computes in float (double in double) and rounds once, so it is off by a unit of the last place of the result, and
+# of float's where numbers cancel. Sums over 32x32 taps and two launches of a separable filter, which round in between, add some.
+ROUNDING = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+DTYPES = pytest.mark.parametrize("dtype", ROUNDING, ids=lambda dtype: str(dtype).split(".")[-1])
+ACTIVATIONS = pytest.mark.parametrize("act", bias_act.activation_funcs)
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc: CUDA's headers and compiler are needed")
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@functools.cache
+def cuda_headers():
+    said = subprocess.run(["nvcc", "--dryrun", "-E", "-x", "cu", "/dev/null"], capture_output=True, text=True).stderr
+    return str(Path(re.search(r"TOP=(.+)", said)[1].strip(), "include").resolve())
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """Plugins whose kernels run on the CPU, by operator. Test processes that run side by side share them."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if root.name.startswith("popen-") else root
+    plugins = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EG3D_CACHE_DIR", str(root / "emulated"))
+        patch.setenv("CPATH", f"{OPS}:{cuda_headers()}")
+        for operator in ("bias_act", "upfirdn2d"):
+            kernel = root / f"{operator}_on_cpu.cpp"
+            text = f'#include "{HERE / "cuda_on_cpu.h"}"\n#include "{OPS / operator}.cu"\n'
+            if not kernel.exists():
+                kernel.write_text(text)
+            plugins[operator] = custom_ops.load(custom_ops.Plugin(f"{operator}_on_cpu", (OPS / f"{operator}.cpp", kernel)))
+    return plugins
+
+
+@pytest.fixture(params=[pytest.param("cpu", marks=needs_nvcc), pytest.param("cuda", marks=needs_gpu)])
+def device(request, monkeypatch):
+    """Where kernels run. New arrays are full of NaN, so that what is not written shows."""
+    if request.param == "cpu":
+        plugins = request.getfixturevalue("emulated")
+        monkeypatch.setattr(custom_ops, "plugin_of", lambda operator, _: plugins[operator])
+        monkeypatch.setattr(custom_ops, "current_stream", lambda _: 0)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield torch.device(request.param)
+    torch.use_deterministic_algorithms(False)
+
+
+def randn(*shape, seed=0, dtype, device):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype).to(device)
+
+
+def close(result, expected, dtype, scale=1.0):
+    assert result.dtype == dtype and result.shape == expected.shape
+    error = (result.double().cpu() - expected.double().cpu()).abs()
+    limit = ROUNDING[dtype] * (scale + expected.double().cpu().abs())
+    assert not (error > limit).any() and not error.isnan().any(), (error - limit).max()
+
+
+# ------------------------------------------------------------------------------------------------ bias_act
+
+@ACTIVATIONS
+@DTYPES
+@pytest.mark.parametrize("clamp", [None, 0.7])
+def test_bias_act(act, dtype, clamp, device):
+    """Value and derivatives, with and without a bias, on shapes whose rows are no multiple of what a thread moves."""
+    curved = bias_act.activation_funcs[act].curvature is not None
+    for shape, dim, order in [((2, 5, 7, 3), 1, None), ((3, 16, 9, 5), 1, torch.channels_last), ((67,), 0, None),
+                              ((5, 300), 1, None), ((4, 6, 2, 3), 3, torch.channels_last), ((2, 3, 4, 2, 5), 1, torch.channels_last_3d)]:
+        x, dy, ddx = (randn(*shape, seed=seed, dtype=dtype, device=device) for seed in range(3))
+        if order:
+            x = x.contiguous(memory_format=order)
+        for b in (None, randn(shape[dim], seed=3, dtype=dtype, device=device)):
+            call = (dim, act, 0.3, 1.5, clamp)
+            wide = [None if each is None else each.double() for each in (x, b, dy, ddx)]
+            y = bias_act._OnGPU.bias_act(x, b, *call)
+            assert y.stride() == x.stride()
+            close(y, bias_act._OnCPU.bias_act(*wide[:2], *call), dtype)
+            if clamp is not None:  # rounding decides on which side of the limit these lie
+                unsure = ((bias_act._formula(*wide[:2], *call[:-1], None).abs() - clamp).abs() < 4 * ROUNDING[dtype])
+            else:
+                unsure = torch.zeros_like(x, dtype=torch.bool)
+            slope = bias_act._OnCPU.bias_act_slope(wide[2], wide[0], wide[1], False, *call).masked_fill(unsure, 0)
+            close(bias_act._OnGPU.bias_act_slope(dy, x, b, False, *call).masked_fill(unsure, 0), slope, dtype)
+            if not curved:
+                close(bias_act._OnGPU.bias_act_slope(dy, y, None, True, *call).masked_fill(unsure, 0), slope, dtype)
+            curvature = bias_act._OnCPU.bias_act_curvature(wide[3], wide[2], wide[0], wide[1], *call).masked_fill(unsure, 0)
+            close(bias_act._OnGPU.bias_act_curvature(ddx, dy, x, b, *call).masked_fill(unsure, 0), curvature, dtype)
+
+
+@DTYPES
+def test_bias_act_of_arrays_that_start_anywhere(dtype, device):
+    """Views that begin between two multiples of 16 bytes, transposed views, gradients in another order of memory."""
+    long, b = randn(1001, dtype=dtype, device=device), randn(10, seed=1, dtype=dtype, device=device)
+    for x in (long[1:].view(10, 10, 10), long[:1000].view(10, 10, 10).transpose(0, 2), long[:500].view(5, 10, 10)[:, :, 1:6]):
+        call = (1, "lrelu", 0.2, 2.0, None)
+        close(bias_act._OnGPU.bias_act(x, b, *call), bias_act._OnCPU.bias_act(x.double(), b.double(), *call), dtype)
+        close(bias_act._OnGPU.bias_act(x, b[:1].expand(10), *call),
+              bias_act._OnCPU.bias_act(x.double(), b[:1].double().expand(10), *call), dtype)
+        dy = long.flip(0)[: x.numel()].view(x.shape[::-1]).permute(*range(x.ndim)[::-1])
+        close(bias_act._OnGPU.bias_act_slope(dy, x, b, False, *call),
+              bias_act._OnCPU.bias_act_slope(dy.double(), x.double(), b.double(), False, *call), dtype)
+
+
+@pytest.mark.parametrize("shape, dim", [((0, 3, 4), 1), ((2, 0), 1), ((2, 3, 0, 4), 1), ((1,), 0), ((2, 1, 3), 1), ((3, 2, 1, 1), 1)])
+def test_bias_act_of_little(shape, dim, device):
+    x = randn(*shape, dtype=torch.float32, device=device)
+    for x in (x, x.as_strided(shape, [0 if size == 1 else step for size, step in zip(shape, x.stride())])):
+        b = randn(shape[dim], seed=1, dtype=torch.float32, device=device)
+        y = bias_act._OnGPU.bias_act(x, b, dim, "tanh", 0.0, 1.0, None)
+        close(y, bias_act._OnCPU.bias_act(x.double(), b.double(), dim, "tanh", 0.0, 1.0, None), torch.float32)
+
+
+@ACTIVATIONS
+def test_bias_act_of_extremes(act, device):
+    """Infinities, NaN and numbers whose exponential overflows give what the formula gives."""
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 100.0, -100.0, 1e30, -1e30, 1e-30], device=device)
+    for clamp in (None, 3.0):
+        call = (0, act, 0.2, 1.0, clamp)
+        torch.testing.assert_close(bias_act._OnGPU.bias_act(x, None, *call).cpu(), bias_act._OnCPU.bias_act(x.cpu(), None, *call),
+                                   equal_nan=True)
+        finite = x[3:]
+        dy = torch.ones_like(finite)
+        torch.testing.assert_close(bias_act._OnGPU.bias_act_slope(dy, finite, None, False, *call).cpu(),
+                                   bias_act._OnCPU.bias_act_slope(dy.cpu(), finite.cpu(), None, False, *call))
+
+
+# ------------------------------------------------------------------------------------------------ upfirdn2d
+
+def taps(*shape):
+    """A filter without symmetry, so that a turn or a transposition shows."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(len(shape))) / torch.Size(shape).numel() ** 0.5
+
+
+CASES = [  # height, width, filter, up, down, padding
+    *[(11, 38, taps(4, 4), [up] * 2, [down] * 2, padding) for up, down in [(1, 1), (2, 1), (1, 2)]
+      for padding in ([2, 1, 2, 1], [1, 2, 3, 0], [-1, 3, 2, -2], [0, 0, 0, 0])],
+    *[(45, 83, taps(12), [up] * 2, [down] * 2, padding) for up, down in [(2, 1), (1, 2)]
+      for padding in ([6, 5, 6, 5], [5, 6, 11, 0], [-3, 11, 4, -5])],
+    (9, 8, taps(12), [2, 2], [1, 1], [6, 5, 6, 5]),  # too small for tiles
+    (40, 70, taps(12), [1, 1], [1, 1], [6, 5, 6, 5]),
+    (7, 9, taps(4), [2, 2], [1, 1], [2, 1, 2, 1]),
+    (5, 6, None, [1, 1], [1, 1], [1, -1, 2, 0]),
+    (5, 6, None, [3, 2], [2, 5], [1, 2, 3, 4]),
+    (6, 5, taps(3, 5), [1, 3], [2, 1], [4, 0, -1, 3]),
+    (20, 21, taps(32, 32), [2, 1], [1, 3], [16, 15, 15, 16]),
+    (20, 21, taps(32), [1, 4], [3, 1], [16, 15, 31, 31]),
+    (1, 1, taps(4, 4), [2, 2], [1, 1], [2, 1, 2, 1]),
+    (4, 4, taps(2), [1, 1], [2, 2], [0, 0, 0, 0]),
+]
+
+
+def resampled(x, f, *call):
+    wide = upfirdn2d._on_cpu(x.double().cpu(), None if f is None else f.cpu(), *call)
+    result = upfirdn2d._on_gpu(x, None if f is None else f.to(x.device), *call)
+    assert result.is_contiguous(memory_format=custom_ops.order_of(x))
+    close(result, wide, x.dtype, scale=2.0)
+    return result
+
+
+@DTYPES
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(
+    str(list(each.shape) if isinstance(each, torch.Tensor) else each).replace(" ", "") for each in case))
+def test_upfirdn2d(case, order, dtype, device):
+    height, width, f, up, down, padding = case
+    x = randn(2, 3, height, width, dtype=dtype, device=device).contiguous(memory_format=order)
+    resampled(x, f, up, down, padding, False, 1.0)
+    resampled(x, f, up, down, padding, True, -1.7)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+@needs_nvcc
+def test_upfirdn2d_of_any_shape(emulated, data):
+    """Fast paths included: half of the calls are 2x or 1x with filters that have one."""
+    size = st.integers(1, 40)
+    taps_of = st.sampled_from([(4, 4), (12,)]) | st.lists(st.integers(1, 13), min_size=1, max_size=2).map(tuple)
+    f = taps(*data.draw(taps_of))
+    up, down = data.draw(st.sampled_from([((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2))])
+                         | st.tuples(*[st.tuples(st.integers(1, 4), st.integers(1, 4))] * 2))
+    padding = data.draw(st.tuples(*[st.integers(-3, 15)] * 4))
+    x = randn(data.draw(st.integers(0, 2)), data.draw(st.integers(1, 3)), data.draw(size), data.draw(size),
+              dtype=torch.float64, device="cpu")
+    (height, width), (taps_x, taps_y) = upfirdn2d._padded_size(x.shape, up, padding), upfirdn2d._taps(f)
+    if height < taps_y or width < taps_x:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(custom_ops, "plugin_of", lambda operator, _: emulated[operator])
+        patch.setattr(custom_ops, "current_stream", lambda _: 0)
+        resampled(x, f, list(up), list(down), list(padding), data.draw(st.booleans()), 1.0)
+
+
+def test_upfirdn2d_of_pictures_with_gaps(device):
+    x = randn(2, 6, 12, 20, dtype=torch.float32, device=device)[:, ::2, 1:, ::2]
+    resampled(x, taps(4, 4), [2, 2], [1, 1], [2, 1, 2, 1], False, 1.0)
+    f = taps(8, 8)[::2, ::2]
+    resampled(x, f, [2, 2], [1, 1], [2, 1, 2, 1], False, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------ compilers
+
+@needs_nvcc
+@pytest.mark.parametrize("source", sorted(OPS.glob("*.cu")), ids=lambda path: path.name)
+def test_nvcc_compiles(source, tmp_path):
+    """For an A100 and an H100, without a warning, and without variables that spill out of registers."""
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    done = subprocess.run(["nvcc", *custom_ops.CUDA_FLAGS, "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v", *targets,
+                           "-c", str(source), "-o", str(tmp_path / "kernel.o")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for arch in ARCHITECTURES:
+        assert f"for 'sm_{arch}'" in done.stderr
+    assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
+
+
+def test_bindings_refuse_what_does_not_fit(device, request):
+    plugin = custom_ops.plugin_of("bias_act", device.type)
+    x = randn(2, 3, dtype=torch.float32, device=device)
+    rest = (1, "relu", 0.0, 1.0, -1.0, 0)
+    for out, given in [(x, x.double()), (x, x[:, :2]), (x.int(), x.int())]:
+        with pytest.raises(RuntimeError, match="expected Float|shape|kernels know"):
+            plugin.bias_act(out, given, None, None, None, None, *rest)
+    with pytest.raises(RuntimeError, match="unknown activation gelu"):
+        plugin.bias_act(x, x, None, None, None, None, 1, "gelu", 0.0, 1.0, -1.0, 0)
