@@ -76,7 +76,10 @@ def is_url(source: Any) -> bool:
 
 
 def cache_dir() -> Path:
-    """Where downloads and plugins are kept: $EG3D_CACHE_DIR, or the user's cache folder. Raises OSError where there is neither."""
+    """Where downloads and plugins are kept: $EG3D_CACHE_DIR, or the user's cache folder.
+
+    Raises OSError where there is neither.
+    """
     chosen = os.environ.get("EG3D_CACHE_DIR")
     if chosen:
         return Path(chosen)

@@ -29,6 +29,7 @@ from dnnlib.util import cache_dir
 HEADERS = {".h", ".cuh"}
 CPP_FLAGS, CUDA_FLAGS = ["-O3"], ["-O3"]
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WITHOUT_CUDA = "this PyTorch was built without CUDA"
 QUOTED_LINES = 4  # of a compiler's messages; the log holds all
 
 verbosity = "brief"  # 'none' prints nothing, 'brief' one line a plugin, 'full' also what ninja and the compilers print
@@ -105,6 +106,8 @@ def _set_up(plugin: Plugin) -> Union[ModuleType, PluginError]:
     if talks:
         print(f'Setting up PyTorch plugin "{plugin.name}"... ', end="", flush=True)
     try:
+        if plugin.uses_cuda and torch.version.cuda is None:
+            raise RuntimeError(WITHOUT_CUDA)
         folder = plugin.folder()
         module = _import(plugin.name, folder) if _is_built(folder) else _build(plugin, folder)
     except (OSError, RuntimeError, ImportError, ValueError) as error:
@@ -179,6 +182,8 @@ def _explained(plugin: Plugin, error: Exception) -> str:
         log = f" The whole log: {folder / 'build.log'}." if (folder / "build.log").exists() else ""
     if folder and _is_built(folder):
         remedy = f"It was built before: delete {folder} to have it built anew"
+    elif WITHOUT_CUDA in str(error):
+        remedy = "Install a PyTorch with CUDA"
     elif "CUDA_HOME" in str(error) or "detected CUDA version" in str(error):
         remedy = (f"Install the CUDA toolkit {torch.version.cuda}, the version that this PyTorch was built with, and set "
                   "CUDA_HOME to its folder")
@@ -186,7 +191,7 @@ def _explained(plugin: Plugin, error: Exception) -> str:
         remedy = "Install ninja (pip install ninja)"
     else:
         remedy = "See to what it says and start again"
-    return f"{plugin.name} cannot be had: {' | '.join(telling[:QUOTED_LINES])}. {remedy}.{log}"
+    return f"{plugin.name} cannot be had: {' | '.join(telling[:QUOTED_LINES]).rstrip('.')}. {remedy}.{log}"
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -222,8 +227,8 @@ def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> st
     if impl == "auto":
         return device_type if _is_available(operator, plugins[device_type]) else "ref"
     if impl != device_type or not suits:
-        raise ValueError(f"{operator}: impl={impl!r} needs tensors of half, bfloat16, float or double on a {impl} device, got "
-                         f"{str(dtype).split('.')[-1]} on {device_type}")
+        raise ValueError(f"{operator}: impl={impl!r} needs tensors of half, bfloat16, float or double on a {impl} device, "
+                         f"got {str(dtype).split('.')[-1]} on {device_type}")
     load(plugins[impl])
     return impl
 
@@ -240,7 +245,7 @@ def _is_available(operator: str, plugin: Plugin) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _warn_once(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=5)
 

@@ -24,7 +24,8 @@ OPS = Path(bias_act.__file__).parent
 ARCHITECTURES = (80, 90)
 
 # A kernel computes in float (double in double) and rounds once, so it is off by a unit of the last place of the result, and
-# of float's where numbers cancel. Sums over 32x32 taps and two launches of a separable filter, which round in between, add some.
+# of float's where numbers cancel. Sums over 32x32 taps and the two launches of a separable filter, which round in between,
+# add some.
 ROUNDING = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = pytest.mark.parametrize("dtype", ROUNDING, ids=lambda dtype: str(dtype).split(".")[-1])
 ACTIVATIONS = pytest.mark.parametrize("act", bias_act.activation_funcs)
@@ -89,8 +90,9 @@ def close(result, expected, dtype, scale=1.0):
 def test_bias_act(act, dtype, clamp, device):
     """Value and derivatives, with and without a bias, on shapes whose rows are no multiple of what a thread moves."""
     curved = bias_act.activation_funcs[act].curvature is not None
-    for shape, dim, order in [((2, 5, 7, 3), 1, None), ((3, 16, 9, 5), 1, torch.channels_last), ((67,), 0, None),
-                              ((5, 300), 1, None), ((4, 6, 2, 3), 3, torch.channels_last), ((2, 3, 4, 2, 5), 1, torch.channels_last_3d)]:
+    for shape, dim, order in [
+            ((2, 5, 7, 3), 1, None), ((3, 16, 9, 5), 1, torch.channels_last), ((67,), 0, None), ((5, 300), 1, None),
+            ((4, 6, 2, 3), 3, torch.channels_last), ((2, 3, 4, 2, 5), 1, torch.channels_last_3d)]:
         x, dy, ddx = (randn(*shape, seed=seed, dtype=dtype, device=device) for seed in range(3))
         if order:
             x = x.contiguous(memory_format=order)
@@ -126,10 +128,12 @@ def test_bias_act_of_arrays_that_start_anywhere(dtype, device):
               bias_act._OnCPU.bias_act_slope(dy.double(), x.double(), b.double(), False, *call), dtype)
 
 
-@pytest.mark.parametrize("shape, dim", [((0, 3, 4), 1), ((2, 0), 1), ((2, 3, 0, 4), 1), ((1,), 0), ((2, 1, 3), 1), ((3, 2, 1, 1), 1)])
+@pytest.mark.parametrize("shape, dim", [
+    ((0, 3, 4), 1), ((2, 0), 1), ((2, 3, 0, 4), 1), ((1,), 0), ((2, 1, 3), 1), ((3, 2, 1, 1), 1)])
 def test_bias_act_of_little(shape, dim, device):
-    x = randn(*shape, dtype=torch.float32, device=device)
-    for x in (x, x.as_strided(shape, [0 if size == 1 else step for size, step in zip(shape, x.stride())])):
+    plain = randn(*shape, dtype=torch.float32, device=device)
+    without_steps = plain.as_strided(shape, [0 if size == 1 else step for size, step in zip(shape, plain.stride())])
+    for x in (plain, without_steps):
         b = randn(shape[dim], seed=1, dtype=torch.float32, device=device)
         y = bias_act._OnGPU.bias_act(x, b, dim, "tanh", 0.0, 1.0, None)
         close(y, bias_act._OnCPU.bias_act(x.double(), b.double(), dim, "tanh", 0.0, 1.0, None), torch.float32)
@@ -141,8 +145,8 @@ def test_bias_act_of_extremes(act, device):
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 100.0, -100.0, 1e30, -1e30, 1e-30], device=device)
     for clamp in (None, 3.0):
         call = (0, act, 0.2, 1.0, clamp)
-        torch.testing.assert_close(bias_act._OnGPU.bias_act(x, None, *call).cpu(), bias_act._OnCPU.bias_act(x.cpu(), None, *call),
-                                   equal_nan=True)
+        torch.testing.assert_close(
+            bias_act._OnGPU.bias_act(x, None, *call).cpu(), bias_act._OnCPU.bias_act(x.cpu(), None, *call), equal_nan=True)
         finite = x[3:]
         dy = torch.ones_like(finite)
         torch.testing.assert_close(bias_act._OnGPU.bias_act_slope(dy, finite, None, False, *call).cpu(),
@@ -237,12 +241,12 @@ def test_nvcc_compiles(source, tmp_path):
     assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
 
 
-def test_bindings_refuse_what_does_not_fit(device, request):
+def test_bindings_refuse_what_does_not_fit(device):
     plugin = custom_ops.plugin_of("bias_act", device.type)
     x = randn(2, 3, dtype=torch.float32, device=device)
     rest = (1, "relu", 0.0, 1.0, -1.0, 0)
-    for out, given in [(x, x.double()), (x, x[:, :2]), (x.int(), x.int())]:
+    for out, x_given in [(x, x.double()), (x, x[:, :2]), (x.int(), x.int())]:
         with pytest.raises(RuntimeError, match="expected Float|shape|kernels know"):
-            plugin.bias_act(out, given, None, None, None, None, *rest)
+            plugin.bias_act(out, x_given, None, None, None, None, *rest)
     with pytest.raises(RuntimeError, match="unknown activation gelu"):
         plugin.bias_act(x, x, None, None, None, None, 1, "gelu", 0.0, 1.0, -1.0, 0)

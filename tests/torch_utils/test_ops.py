@@ -153,6 +153,7 @@ RESAMPLINGS = {
     "all of it": dict(up=(3, 2), down=(2, 3), padding=(3, 4, 5, 2), gain=0.3),
     "crop": dict(padding=(-1, -1, -1, 0)),
     "crop after stuffing": dict(up=(2, 3), padding=(-2, 1, 2, -3)),
+    "crop into the zeros": dict(padding=(14, -11, -11, 14)),
     "large padding": dict(padding=(7, 8, 9, 6), down=(3, 1)),
 }
 
@@ -250,7 +251,7 @@ def test_upfirdn2d_errors():
     with pytest.raises(ValueError, match=r"expected \[N, C, H, W\], got \(3, 3\)"):
         upfirdn2d.upfirdn2d(x[0, 0], f)
     with pytest.raises(ValueError, match="impl='fast'"):
-        upfirdn2d.upfirdn2d(x, f, impl="fast")
+        upfirdn2d.upfirdn2d(x, f, padding=2, impl="fast")
     for taps in ([], torch.ones(2, 2, 2)):
         with pytest.raises(ValueError, match="expected a number, a vector or a matrix"):
             upfirdn2d.setup_filter(taps)

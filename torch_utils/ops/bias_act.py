@@ -31,7 +31,7 @@ class Activation(NamedTuple):
     def_alpha: float
     def_gain: float
     slope: Callable[[Tensor, float], Tensor]  # first derivative; at 0, the one from below
-    curvature: Optional[Callable[[Tensor, float], Tensor]] = None  # second derivative; None: 0, and the slope tells from the sign
+    curvature: Optional[Callable[[Tensor, float], Tensor]] = None  # second derivative; None: 0 but at 0
 
 
 def _tanh_slope(x, _):
@@ -81,9 +81,9 @@ def bias_act(
     """Returns clamp(act(x + b) * gain), of x's shape and dtype.
 
     `alpha` (the slope of lrelu) and `gain` default to the activation's own; `clamp=None` does not clamp. `impl='ref'` is
-    differentiable any number of times, `'cuda'` twice; 'auto' takes the kernel for tensors on a GPU if it can be had.
-    Raises ValueError for an unknown activation, a bias of the wrong shape or a negative clamp; torch_utils.custom_ops.PluginError
-    where impl='cuda' cannot be had.
+    differentiable any number of times, `'cuda'` twice; `'auto'` takes the kernel for tensors on a GPU if it can be had.
+    Raises ValueError for an unknown activation, a bias of the wrong shape or a negative clamp;
+    torch_utils.custom_ops.PluginError where `impl='cuda'` cannot be had.
     """
     if act not in activation_funcs:
         raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(activation_funcs)}")
@@ -116,7 +116,7 @@ def _biased(x, b, dim):
 
 
 # ------------------------------------------------------------------------------------------------ the operator
-# `saved` is y if `from_y`, else x. As functions, the derivatives are of dy, x and b: what x gets covers y's share.
+# `saved` is y if `from_y`, else x. For a straight or bent line the sign of y tells the slope, unless alpha or gain turn it.
 
 custom_ops.register("bias_act", cuda=custom_ops.Plugin("bias_act_plugin", (HERE / "bias_act.cpp", HERE / "bias_act.cu")))
 
@@ -202,6 +202,7 @@ def _keep_for_slope(ctx, inputs, output):
 def _slope(ctx, dy):
     if ctx.scale is None:
         saved, b = ctx.saved_tensors
+        saved = saved.detach() if ctx.from_y else saved  # the slope is flat in y: no need to walk back through it
         dx = torch.ops.eg3d.bias_act_slope(dy, saved, b, ctx.from_y, ctx.dim, *ctx.call)
     else:
         dx = dy * ctx.scale

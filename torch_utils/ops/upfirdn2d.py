@@ -89,7 +89,10 @@ def _formula(x, f, up, down, padding, flip_filter, gain) -> Tensor:
     left, right, top, bottom = padding
     row, column = _row_and_column(f, x)
     x = _insert_zeros(_insert_zeros(x, 2, up_y), 3, up_x)
-    x = F.pad(x, [left, right, top, bottom])
+    x = F.pad(x, [max(margin, 0) for margin in padding])
+    if min(padding) < 0:  # zeros first: a crop may reach into them
+        height, width = x.shape[2:]
+        x = x[:, :, max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
     if f is None:
         return x[:, :, ::down_y, ::down_x] * gain
     kernels = [row] if f.ndim == 2 else [row, column]
