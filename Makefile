@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gpu-check clean
 
 demo: .venv/ready
 	$(BIN)/python gen_videos.py --network=tiny-random --seeds=0-3 --grid=2x2 --trunc=0.7 --outdir=out \
@@ -12,10 +12,15 @@ demo: .venv/ready
 	@echo "    --trunc=0.7 --seeds=0-3 --grid=2x2 --network=/path/to/ffhq512-128.pkl"
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 lint: .venv/ready
 	$(BIN)/ruff check .
+
+# On a machine with a GPU: builds the plugins, compares kernels with references, measures them, writes a dated report.
+gpu-check: .venv/ready
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/operators.py --report
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -239,8 +239,8 @@ def _is_available(operator: str, plugin: Plugin) -> bool:
     try:
         load(plugin)
     except PluginError as error:
-        _warn_once(f"{operator} runs in plain PyTorch, with the same results and slower: {error} EG3D_PLUGINS=off does without, "
-                   "silently.")
+        _warn_once(f"{operator} runs in plain PyTorch, with the same results and slower: {error} EG3D_PLUGINS=off does "
+                   "without, silently.")
         return False
     return True
 

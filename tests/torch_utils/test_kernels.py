@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eg3d import generator
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act, upfirdn2d
 
@@ -224,6 +225,65 @@ def test_upfirdn2d_of_pictures_with_gaps(device):
     resampled(x, taps(4, 4), [2, 2], [1, 1], [2, 1, 2, 1], False, 1.0)
     f = taps(8, 8)[::2, ::2]
     resampled(x, f, [2, 2], [1, 1], [2, 1, 2, 1], False, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------ only on a GPU
+
+def on_gpu(test):
+    for mark in needs_gpu:
+        test = mark(test)
+    return test
+
+
+@on_gpu
+def test_the_plugins_are_what_auto_takes(monkeypatch):
+    """With their derivatives, on another stream than PyTorch's own, against the reference in double precision."""
+    monkeypatch.delenv("EG3D_PLUGINS", raising=False)
+    x, b, f = (randn(*shape, seed=seed, dtype=torch.float32, device="cuda")
+               for seed, shape in enumerate([(2, 8, 33, 31), (8,), (4, 4)]))
+    results = {}
+    for impl, dtype in (("auto", torch.float32), ("cuda", torch.float32), ("ref", torch.float64)):
+        at, bias = x.to(dtype).requires_grad_(), b.to(dtype).requires_grad_()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            y = bias_act.bias_act(at, bias, act="swish", clamp=2, impl=impl)
+            y = upfirdn2d.upfirdn2d(y, f, up=2, padding=2, impl=impl)
+            first = torch.autograd.grad(y.square().sum(), (at, bias), create_graph=True)
+            second = torch.autograd.grad(sum(each.square().sum() for each in first), (at, bias))
+        torch.cuda.synchronize()
+        assert ("eg3d" in type(y.grad_fn).__name__) == (impl != "ref")
+        results[impl] = [y, *first, *second]
+    for impl in ("auto", "cuda"):
+        for result, expected in zip(results[impl], results["ref"]):
+            assert (result - expected).norm() <= 1e-5 * expected.norm()
+
+
+@on_gpu
+def test_more_numbers_than_32_bits_count():
+    """The last picture of a batch of more than 2^31 numbers is what it is alone."""
+    batch, f4, f12 = 2**31 // (64 * 1024 * 1024) + 2, taps(4, 4).cuda(), taps(12).cuda()
+    if torch.cuda.mem_get_info()[0] < 3 * batch * 2**27:
+        pytest.skip("less than 13 GB of free GPU memory")
+    x = torch.empty(batch, 64, 1024, 1024, dtype=torch.float16, device="cuda").normal_()
+    b = torch.randn(64, device="cuda")
+    for order in (torch.contiguous_format, torch.channels_last):
+        whole = x if order == torch.contiguous_format else x.view(batch, 1024, 1024, 64).permute(0, 3, 1, 2)
+        last = whole[-1:].clone(memory_format=torch.preserve_format)
+        for call in (lambda x: bias_act.bias_act(x, b, act="lrelu", impl="cuda"),
+                     lambda x: upfirdn2d.upfirdn2d(x, f4, padding=[2, 1, 2, 1], impl="cuda"),
+                     lambda x: upfirdn2d.upfirdn2d(x, taps(3, 3).cuda(), padding=1, impl="cuda"),
+                     lambda x: upfirdn2d.upfirdn2d(x, f12, down=2, padding=5, impl="cuda")):
+            assert torch.equal(call(whole)[-1:], call(last))
+        del last, whole
+
+
+@on_gpu
+def test_generators_compile_with_the_plugins(tiny_path):
+    G = generator.load(tiny_path, device="cuda")
+    ws = torch.randn(1, G.backbone.num_ws, G.w_dim, device="cuda")
+    with torch.no_grad():
+        expected = G.backbone.synthesis(ws, noise_mode="const")
+        compiled = torch.compile(lambda ws: G.backbone.synthesis(ws, noise_mode="const"), fullgraph=True)(ws)
+    assert (compiled - expected).norm() <= 1e-2 * expected.norm()  # convolutions in TF32, in another order
 
 
 # ------------------------------------------------------------------------------------------------ compilers
