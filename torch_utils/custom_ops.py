@@ -175,7 +175,7 @@ def _ninja_in_sight():
 def _explained(plugin: Plugin, error: Exception) -> str:
     """The cause in the words of whoever found it, and what to do."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [line for line in lines[1:] if "error" in line.lower() or "not found" in line.lower()] or lines
+    telling = [line for line in lines[1:] if any(word in line.lower() for word in ("error", "fatal", "not found"))] or lines
     folder, log = None, ""
     with contextlib.suppress(OSError):
         folder = plugin.folder()

@@ -6,9 +6,11 @@ or what only a GPU does. On a GPU (-m gpu) the real plugins go through the same 
 """
 
 import functools
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -299,6 +301,39 @@ def test_nvcc_compiles(source, tmp_path):
     for arch in ARCHITECTURES:
         assert f"for 'sm_{arch}'" in done.stderr
     assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
+
+
+BUILDING = """
+import sys
+import torch
+from torch.utils import cpp_extension
+from torch_utils import custom_ops
+from torch_utils.ops import bias_act, upfirdn2d
+
+torch.version.cuda, cpp_extension.CUDA_HOME = "13.0", sys.argv[1]
+custom_ops.architectures = lambda: ["90"]
+assert custom_ops.plugin_of("upfirdn2d", "cuda").upfirdn2d
+x = torch.ones(2, 3)
+custom_ops.plugin_of("bias_act", "cuda").bias_act(x, x, None, None, None, None, 1, "relu", 0.0, 1.0, -1.0, 0)
+"""
+
+
+@needs_nvcc
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch has CUDA: the tests on a GPU build the plugins")
+def test_the_plugins_are_built_as_on_a_gpu(tmp_path):
+    """By PyTorch's builder, nvcc and ninja, linked and loaded; a launch without a GPU is an error in CUDA's words.
+
+    A PyTorch for the CPU lacks two libraries that the builder links with. Nothing of them is called: empty ones do.
+    """
+    for name in ("c10_cuda", "torch_cuda"):
+        subprocess.run(["c++", "-shared", "-x", "c++", "/dev/null", "-o", str(tmp_path / f"lib{name}.so")], check=True)
+    home = Path(cuda_headers()).parent
+    environment = dict(os.environ, EG3D_CACHE_DIR=str(tmp_path / "cache"), LIBRARY_PATH=str(tmp_path),
+                       LD_LIBRARY_PATH=f"{tmp_path}:{home / 'lib64'}")
+    done = subprocess.run([sys.executable, "-c", BUILDING, str(home)], cwd=OPS.parents[1], env=environment, capture_output=True,
+                          text=True)
+    assert done.stdout == "".join(f'Setting up PyTorch plugin "{name}_plugin"... Done.\n' for name in ("upfirdn2d", "bias_act"))
+    assert re.search("RuntimeError: CUDA: .*(driver|device)", done.stderr)
 
 
 def test_bindings_refuse_what_does_not_fit(device):
