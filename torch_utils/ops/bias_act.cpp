@@ -25,9 +25,9 @@ void bias_act(const at::Tensor& out, const std::optional<at::Tensor>& x, const s
               long long step, const std::string& act, double alpha, double gain, double clamp, std::uintptr_t stream) {
     const auto data = [&](const std::optional<at::Tensor>& tensor, bool alike) -> const void* {
         if (!tensor) return nullptr;
-        TORCH_CHECK(tensor->scalar_type() == out.scalar_type() && tensor->device() == out.device(),
-                    "expected ", out.scalar_type(), " on ", out.device(), ", got ", tensor->scalar_type(), " on ", tensor->device());
-        TORCH_CHECK(alike ? tensor->sizes() == out.sizes() : tensor->is_contiguous() && tensor->numel() > 0,
+        TORCH_CHECK(tensor->scalar_type() == out.scalar_type() && tensor->device() == out.device(), "expected ",
+                    out.scalar_type(), " on ", out.device(), ", got ", tensor->scalar_type(), " on ", tensor->device());
+        TORCH_CHECK(alike ? tensor->sizes() == out.sizes() : tensor->is_contiguous(),
                     "shape ", tensor->sizes(), " beside ", out.sizes());
         return tensor->const_data_ptr();
     };
@@ -35,7 +35,7 @@ void bias_act(const at::Tensor& out, const std::optional<at::Tensor>& x, const s
     call.dtype = eg3d::dtype_of(out);
     call.act = activation(act);
     call.x = data(x, true);
-    call.b = out.numel() ? data(b, false) : nullptr;
+    call.b = data(b, false);
     call.y = data(y, true);
     call.dy = data(dy, true);
     call.ddx = data(ddx, true);
@@ -46,6 +46,7 @@ void bias_act(const at::Tensor& out, const std::optional<at::Tensor>& x, const s
     call.alpha = alpha;
     call.gain = gain;
     call.clamp = clamp;
+    if (call.size == 0) return;
     eg3d::run(eg3d::bias_act, call, out, stream);
 }
 

@@ -80,11 +80,19 @@ template <class T> struct Pack {
     }
 };
 
+struct Work {
+    BiasAct call;
+    Divisor step, channels;
+    bool aligned;  // all arrays start where 16 bytes may be read at once
+};
+
 // The biases of the numbers from position `start` on.
-template <class T> __device__ void load_biases(Pack<T>& biases, const BiasAct& p, Index start) {
+template <class T> __device__ void load_biases(Pack<T>& biases, const Work& work, Index start) {
+    const BiasAct& p = work.call;
     const T* b = static_cast<const T*>(p.b);
-    const Index row = start / p.step;
-    Index channel = row % p.channels, within = start - row * p.step;
+    Index within = start;
+    Index channel = work.step.divide(within);
+    work.channels.divide(channel);
     if (p.step == 1 && p.channels % Pack<T>::WIDTH == 0) {  // then `channel` is a multiple of the width too
         biases.load(b + channel, Pack<T>::WIDTH, reinterpret_cast<std::uintptr_t>(b) % sizeof(uint4) == 0);
         return;
@@ -104,11 +112,6 @@ bool aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(poin
 
 // ------------------------------------------------------------------------------------------------ the kernel
 
-struct Work {
-    BiasAct call;
-    bool aligned;  // all arrays start where 16 bytes may be read at once
-};
-
 template <class T, Activation A> __global__ void __launch_bounds__(THREADS) bias_act_kernel(Work work) {
     using S = Real<T>;
     const BiasAct& p = work.call;
@@ -126,7 +129,7 @@ template <class T, Activation A> __global__ void __launch_bounds__(THREADS) bias
         if (y) at.load(y + start, count, whole);
         if (dy) upstream.load(dy + start, count, whole);
         if (ddx) second.load(ddx + start, count, whole);
-        if (p.b && x) load_biases(biases, p, start);
+        if (p.b && x) load_biases(biases, work, start);
 
         Pack<T> out;
 #pragma unroll
@@ -166,7 +169,9 @@ template <class T> auto kernel_of(Activation act) -> void (*)(Work) {
 }  // namespace
 
 Failure bias_act(const BiasAct& call, void* stream) {
-    const Work work{call, aligned(call.x) && aligned(call.y) && aligned(call.dy) && aligned(call.ddx) && aligned(call.out)};
+    const bool all_aligned =
+        aligned(call.x) && aligned(call.y) && aligned(call.dy) && aligned(call.ddx) && aligned(call.out);
+    const Work work{call, Divisor(call.step), Divisor(call.channels), all_aligned};
     return with_type(call.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         return launch(kernel_of<T>(call.act), work, divide_up(call.size, Pack<T>::WIDTH), THREADS, stream);

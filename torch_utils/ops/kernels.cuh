@@ -13,7 +13,7 @@
 
 namespace eg3d {
 
-using Index = long long;  // element counts and offsets; the compiler divides in 32 bits where the numbers allow
+using Index = long long;  // element counts and offsets
 
 // Arithmetic runs in float, and in double for double.
 template <class T> struct Arithmetic { using type = float; };
@@ -34,6 +34,31 @@ __device__ inline Index thread_count() { return static_cast<Index>(gridDim.x) * 
 
 constexpr int THREADS = 256;         // of a block
 constexpr Index BLOCKS = 0x7fffffff; // of a grid, at most; kernels loop where that is not enough
+
+// Divides many numbers by one. Below 2^31 that is a multiplication and a shift (Granlund and Montgomery 1994).
+struct Divisor {
+    Index value;
+    std::uint32_t magic;
+    int shift;
+
+    explicit Divisor(Index value) : value(value), shift(0) {
+        while (Index(1) << shift < value) ++shift;
+        magic = shift > 31 ? 0 : static_cast<std::uint32_t>(((Index(1) << 32) * ((Index(1) << shift) - value)) / value + 1);
+    }
+
+    // Returns the quotient and leaves the remainder in n.
+    __device__ Index divide(Index& n) const {
+        Index quotient;
+        if ((n | value) >> 31 == 0) {
+            const std::uint32_t small = static_cast<std::uint32_t>(n);
+            quotient = static_cast<std::uint32_t>((static_cast<std::uint64_t>(small) * magic >> 32) + small) >> shift;
+        } else {
+            quotient = n / value;
+        }
+        n -= quotient * value;
+        return quotient;
+    }
+};
 
 inline Index divide_up(Index a, Index b) { return (a + b - 1) / b; }
 

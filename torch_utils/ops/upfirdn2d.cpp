@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <array>
 
 #include "binding.h"
@@ -26,8 +27,13 @@ void upfirdn2d(const at::Tensor& out, const at::Tensor& in, const std::optional<
     call.batch = in.size(0);
     call.channels = in.size(1);
     call.channels_last = channels_last;
-    call.x = {in.size(3), out.size(3), up[0], down[0], 1, pad[0]};
-    call.y = {in.size(2), out.size(2), up[1], down[1], 1, pad[1]};
+    const auto axis = [&](int dim, int which) -> eg3d::Axis {
+        TORCH_CHECK(std::max(in.size(dim), out.size(dim)) * std::max(up[which], down[which]) < (1LL << 30),
+                    "pictures of ", in.sizes(), " are too large");
+        return {static_cast<int>(in.size(dim)), static_cast<int>(out.size(dim)), up[which], down[which], 1, pad[which]};
+    };
+    call.x = axis(3, 0);
+    call.y = axis(2, 1);
     call.gain = gain;
     if (filter) {
         TORCH_CHECK(filter->scalar_type() == at::kFloat && filter->device() == in.device() && filter->is_contiguous() &&
@@ -50,10 +56,10 @@ void upfirdn2d(const at::Tensor& out, const at::Tensor& in, const std::optional<
         channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
     eg3d::Upfirdn2d first = call, second = call;
     first.out = rows.mutable_data_ptr();
-    first.y = {in.size(2), in.size(2), 1, 1, 1, 0};
+    first.y = {call.y.in, call.y.in, 1, 1, 1, 0};
     first.gain = 1;
     second.in = rows.const_data_ptr();
-    second.x = {out.size(3), out.size(3), 1, 1, 1, 0};
+    second.x = {call.x.out, call.x.out, 1, 1, 1, 0};
     second.stride_y = call.stride_x;
     first.separable = second.separable = false;
     eg3d::run(eg3d::upfirdn2d, first, out, stream);

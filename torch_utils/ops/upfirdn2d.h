@@ -8,7 +8,7 @@ namespace eg3d {
 
 // One axis: out[o] = sum over k of tap[k] * z[o * down + k - pad], where z holds input i at i * up and zeros elsewhere.
 struct Axis {
-    long long in, out;  // samples
+    int in, out;  // samples
     int up, down, taps;
     int pad;  // zeros before the first sample; negative where samples are cropped
 };
