@@ -7,6 +7,7 @@ or what only a GPU does. On a GPU (-m gpu) the real plugins go through the same 
 
 import functools
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -227,6 +228,44 @@ def test_upfirdn2d_of_pictures_with_gaps(device):
     resampled(x, taps(4, 4), [2, 2], [1, 1], [2, 1, 2, 1], False, 1.0)
     f = taps(8, 8)[::2, ::2]
     resampled(x, f, [2, 2], [1, 1], [2, 1, 2, 1], False, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------ arithmetic
+
+DIVISIONS = """
+#include <Python.h>
+#include "cuda_on_cpu.h"
+#include "kernels.cuh"
+using eg3d::Index;
+
+static PyObject* divide(PyObject*, PyObject* arguments) {
+    Index number, value;
+    if (!PyArg_ParseTuple(arguments, "LL", &number, &value)) return nullptr;
+    const Index quotient = eg3d::Divisor(value).divide(number);
+    return Py_BuildValue("LL", quotient, number);
+}
+
+static PyMethodDef methods[] = {{"divide", divide, METH_VARARGS, nullptr}, {}};
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "divisions", nullptr, -1, methods};
+PyMODINIT_FUNC PyInit_divisions() { return PyModule_Create(&module); }
+"""
+
+
+@needs_nvcc
+def test_divisions(tmp_path, monkeypatch):
+    """By multiplication where 31 bits hold both numbers, and beyond; around powers of two and multiples of the divisor."""
+    (tmp_path / "divisions.cpp").write_text(DIVISIONS)
+    monkeypatch.setenv("EG3D_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CPATH", f"{HERE}:{OPS}:{cuda_headers()}")
+    divide = custom_ops.load(custom_ops.Plugin("divisions", (tmp_path / "divisions.cpp",))).divide
+    chosen = random.Random(0)
+    divisors = [*range(1, 70), *(2**power + off for power in range(6, 33) for off in (-1, 0, 1)),
+                *(chosen.randrange(1, 2**31) for _ in range(300))]
+    for divisor in divisors:
+        multiple = divisor * chosen.randrange(1, max(2, 2**31 // divisor))
+        for number in [0, 1, divisor - 1, divisor, multiple - 1, multiple, multiple + 1, 2**31 - 1, 2**31, 2**32, 2**40 + 12345,
+                       *(chosen.randrange(2**31) for _ in range(20))]:
+            assert divide(number, divisor) == divmod(number, divisor)
 
 
 # ------------------------------------------------------------------------------------------------ only on a GPU
