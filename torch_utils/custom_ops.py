@@ -81,7 +81,7 @@ def architectures() -> List[str]:
     return [f"{major}{minor}" for major, minor in sorted(capabilities)]
 
 
-_outcomes: Dict[Plugin, Union[ModuleType, PluginError]] = {}
+_outcomes: Dict[Plugin, Union[ModuleType, str]] = {}  # modules, or why there is none
 _one_at_a_time = threading.Lock()
 
 
@@ -96,12 +96,12 @@ def load(plugin: Plugin) -> ModuleType:
         if plugin not in _outcomes:
             _outcomes[plugin] = _set_up(plugin)
     outcome = _outcomes[plugin]
-    if isinstance(outcome, PluginError):
-        raise outcome
+    if isinstance(outcome, str):
+        raise PluginError(outcome)
     return outcome
 
 
-def _set_up(plugin: Plugin) -> Union[ModuleType, PluginError]:
+def _set_up(plugin: Plugin) -> Union[ModuleType, str]:
     talks = verbosity != "none"
     if talks:
         print(f'Setting up PyTorch plugin "{plugin.name}"... ', end="", flush=True)
@@ -113,7 +113,7 @@ def _set_up(plugin: Plugin) -> Union[ModuleType, PluginError]:
     except (OSError, RuntimeError, ImportError, ValueError) as error:
         if talks:
             print("Failed!", flush=True)
-        return PluginError(_explained(plugin, error))
+        return _explained(plugin, error)
     if talks:
         print("Done.", flush=True)
     return module
@@ -209,7 +209,6 @@ def plugin_of(operator: str, device_type: str) -> ModuleType:
     return load(_operators[operator][device_type])
 
 
-@torch.compiler.assume_constant_result  # a compiler asks once, while it traces, and takes the answer as given
 def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> str:
     """Returns who runs `operator` on such tensors: 'cuda', 'cpu' or 'ref'.
 
@@ -231,6 +230,11 @@ def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> st
                          f"got {str(dtype).split('.')[-1]} on {device_type}")
     load(plugins[impl])
     return impl
+
+
+# A compiler asks once, while it traces, and takes the answer as given. torch.compiler.assume_constant_result sets this mark too,
+# but imports the compiler to do so, which would cost every program more than a second.
+choose._dynamo_marked_constant = True
 
 
 def _is_available(operator: str, plugin: Plugin) -> bool:
