@@ -11,7 +11,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
+import subprocess
 import sysconfig
 import threading
 import warnings
@@ -29,10 +31,15 @@ from dnnlib.util import cache_dir
 HEADERS = {".h", ".cuh"}
 CPP_FLAGS, CUDA_FLAGS = ["-O3"], ["-O3"]
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WITHOUT_CUDA = "this PyTorch was built without CUDA"
-QUOTED_LINES = 4  # of a compiler's messages; the log holds all
+QUOTED_LINES, QUOTED_WIDTH = 3, 200  # of a compiler's messages; the log holds all
+FAILURES = (OSError, RuntimeError, ImportError, subprocess.SubprocessError)
+TELLING = ("error", "fatal", "not found", "cannot find", "undefined reference", "no such file")
 
 verbosity = "brief"  # 'none' prints nothing, 'brief' one line a plugin, 'full' also what ninja and the compilers print
+
+
+class _NoToolkit(RuntimeError):
+    """CUDA's compiler is missing, or does not suit this PyTorch. Its text holds the remedy."""
 
 
 class PluginError(RuntimeError):
@@ -68,11 +75,11 @@ class Plugin:
 
 
 def turned_off() -> bool:
-    """Whether EG3D_PLUGINS says so. Raises ValueError unless it is 'on' (as without it) or 'off'."""
-    said = os.environ.get("EG3D_PLUGINS", "on")
-    if said not in ("on", "off"):
+    """Whether EG3D_PLUGINS says so. Raises ValueError unless it is on (as without it), off, 1 or 0."""
+    said = os.environ.get("EG3D_PLUGINS") or "on"
+    if said.lower() not in ("on", "off", "1", "0"):
         raise ValueError(f"EG3D_PLUGINS={said} in the environment: expected on or off")
-    return said == "off"
+    return said.lower() in ("off", "0")
 
 
 def architectures() -> List[str]:
@@ -107,10 +114,10 @@ def _set_up(plugin: Plugin) -> Union[ModuleType, str]:
         print(f'Setting up PyTorch plugin "{plugin.name}"... ', end="", flush=True)
     try:
         if plugin.uses_cuda and torch.version.cuda is None:
-            raise RuntimeError(WITHOUT_CUDA)
+            raise _NoToolkit("this PyTorch was built without CUDA. Install one with CUDA")
         folder = plugin.folder()
         module = _import(plugin.name, folder) if _is_built(folder) else _build(plugin, folder)
-    except (OSError, RuntimeError, ImportError, ValueError) as error:
+    except FAILURES as error:
         if talks:
             print("Failed!", flush=True)
         return _explained(plugin, error)
@@ -143,16 +150,30 @@ def _build(plugin: Plugin, folder: Path) -> ModuleType:
         try:
             from torch.utils import cpp_extension  # late: it looks for compilers and takes a while
 
+            if plugin.uses_cuda:
+                _check_toolkit(cpp_extension.CUDA_HOME)
             with _ninja_in_sight():
                 module = cpp_extension.load(
                     plugin.name, [str(source) for source in plugin.sources], build_directory=str(folder),
                     extra_cflags=CPP_FLAGS, extra_cuda_cflags=CUDA_FLAGS + flags, with_cuda=plugin.uses_cuda,
                     verbose=verbosity == "full")
-        except (OSError, RuntimeError, ImportError) as error:
+        except FAILURES as error:
             (folder / "build.log").write_text(str(error))
             raise
         (folder / "built").touch()
         return module
+
+
+def _check_toolkit(home: Optional[str]) -> None:
+    """PyTorch compares versions only where packages are installed; another one's runtime beside its own is no good."""
+    wanted = f"CUDA toolkit {torch.version.cuda}, the version that this PyTorch was built with, and set CUDA_HOME to its folder"
+    nvcc = home and shutil.which(os.path.join(home, "bin", "nvcc"))
+    if not nvcc:
+        raise _NoToolkit(f"there is no nvcc{f' in {home}' if home else ''}. Install the {wanted}")
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"release (\d+)", said)
+    if found and found[1] != torch.version.cuda.split(".")[0]:
+        raise _NoToolkit(f"nvcc in {home} is of CUDA {found[1]}. Install the {wanted}")
 
 
 @contextlib.contextmanager
@@ -174,24 +195,30 @@ def _ninja_in_sight():
 
 def _explained(plugin: Plugin, error: Exception) -> str:
     """The cause in the words of whoever found it, and what to do."""
+    if isinstance(error, _NoToolkit):
+        return f"{plugin.name} cannot be had: {error}."
+    return f"{plugin.name} cannot be had: {_cause(error).rstrip('.')}. {_remedy(plugin, error)}."
+
+
+def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [line for line in lines[1:] if any(word in line.lower() for word in ("error", "fatal", "not found"))] or lines
-    folder, log = None, ""
+    said = [line for line in lines[1:] if not line.startswith(("[", "FAILED", "ninja:", "collect2:"))]
+    telling = [line for line in said if any(word in line.lower() for word in TELLING)] or said or lines
+    return " | ".join(line[:QUOTED_WIDTH] for line in telling[:QUOTED_LINES])
+
+
+def _remedy(plugin: Plugin, error: Exception) -> str:
+    folder = None
     with contextlib.suppress(OSError):
         folder = plugin.folder()
-        log = f" The whole log: {folder / 'build.log'}." if (folder / "build.log").exists() else ""
-    if folder and _is_built(folder):
-        remedy = f"It was built before: delete {folder} to have it built anew"
-    elif WITHOUT_CUDA in str(error):
-        remedy = "Install a PyTorch with CUDA"
-    elif "CUDA_HOME" in str(error) or "detected CUDA version" in str(error):
-        remedy = (f"Install the CUDA toolkit {torch.version.cuda}, the version that this PyTorch was built with, and set "
-                  "CUDA_HOME to its folder")
-    elif "Ninja is required" in str(error):
-        remedy = "Install ninja (pip install ninja)"
-    else:
-        remedy = "See to what it says and start again"
-    return f"{plugin.name} cannot be had: {' | '.join(telling[:QUOTED_LINES]).rstrip('.')}. {remedy}.{log}"
+        if _is_built(folder):
+            return f"It was built before: delete {folder} to have it built anew"
+    if "Ninja is required" in str(error):
+        return "Install ninja (pip install ninja)"
+    with contextlib.suppress(OSError):
+        if folder and (folder / "build.log").exists():
+            return f"The whole log: {folder / 'build.log'}"
+    return "Set EG3D_CACHE_DIR to a folder that can be written to"
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -225,15 +252,16 @@ def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> st
         return "ref"
     if impl == "auto":
         return device_type if _is_available(operator, plugins[device_type]) else "ref"
-    if impl != device_type or not suits:
-        raise ValueError(f"{operator}: impl={impl!r} needs tensors of half, bfloat16, float or double on a {impl} device, "
-                         f"got {str(dtype).split('.')[-1]} on {device_type}")
+    if impl != device_type:
+        raise ValueError(f"{operator}: impl={impl!r} needs tensors on a {impl} device, got {device_type}")
+    if not suits:
+        raise ValueError(f"{operator}: impl={impl!r} takes half, bfloat16, float or double, got {str(dtype).split('.')[-1]}")
     load(plugins[impl])
     return impl
 
 
-# A compiler asks once, while it traces, and takes the answer as given. torch.compiler.assume_constant_result sets this mark too,
-# but imports the compiler to do so, which would cost every program more than a second.
+# A compiler asks once, while it traces, and takes the answer as given. torch.compiler.assume_constant_result sets this mark
+# too, but imports the compiler to do so, which would cost every program more than a second.
 choose._dynamo_marked_constant = True
 
 

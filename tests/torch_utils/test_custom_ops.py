@@ -5,7 +5,6 @@ The plugins here are of a few lines without PyTorch's headers, so that building 
 
 import itertools
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -194,7 +193,7 @@ def test_a_broken_compiler_is_asked_once_and_quoted(plugin, compiler, capfd):
             custom_ops.load(plugin)
     assert compiled() == 1
     assert capfd.readouterr().out == f'Setting up PyTorch plugin "{plugin.name}"... Failed!\n'
-    log = Path(str(raised.value).rsplit("The whole log: ")[1].rstrip("."))
+    log = Path(str(raised.value).rsplit("The whole log: ")[1][:-1])
     assert "the moon is in the wrong phase" in log.read_text()
 
 
@@ -227,15 +226,40 @@ def test_missing_tools_name_the_remedy(monkeypatch, tmp_path):
         return str(raised.value)
 
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built without CUDA. Install a PyTorch with CUDA" in refusal()
+    assert refusal() == "kernels_0 cannot be had: this PyTorch was built without CUDA. Install one with CUDA."
     monkeypatch.setattr(torch.version, "cuda", "12.8")
+    remedy = "Install the CUDA toolkit 12.8, the version that this PyTorch was built with, and set CUDA_HOME to its folder."
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
-    assert re.search("CUDA_HOME .* not set.* Install the CUDA toolkit 12.8, the version that this PyTorch", refusal())
-    monkeypatch.setattr(cpp_extension, "is_ninja_available", lambda: False)
-    assert "Install ninja (pip install ninja)" in refusal()
+    assert refusal() == f"kernels_1 cannot be had: there is no nvcc. {remedy}"
+    nvcc = tmp_path / "toolkit" / "bin" / "nvcc"
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path / "toolkit"))
+    assert refusal() == f"kernels_2 cannot be had: there is no nvcc in {tmp_path / 'toolkit'}. {remedy}"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho Cuda compilation tools, release 13.0, V13.0.88\n")
+    nvcc.chmod(0o755)
+    assert refusal() == f"kernels_3 cannot be had: nvcc in {tmp_path / 'toolkit'} is of CUDA 13. {remedy}"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with monkeypatch.context() as patch:
+        patch.setattr(cpp_extension, "is_ninja_available", lambda: False)
+        assert "Install ninja (pip install ninja)" in refusal()
+    with monkeypatch.context() as patch:
+        patch.setenv("CXX", "/nowhere/c++")
+        assert "kernels_5 cannot be had: " in refusal()
     (tmp_path / "file").touch()
     monkeypatch.setenv("EG3D_CACHE_DIR", str(tmp_path / "file"))
-    assert str(tmp_path / "file") in refusal()
+    text = refusal()
+    assert str(tmp_path / "file") in text and "Set EG3D_CACHE_DIR to a folder that can be written to" in text
+
+
+def test_what_is_quoted():
+    """The telling lines, cut; not the commands between them, nor the linker's summary."""
+    said = RuntimeError("Error building extension 'x': [1/2] c++ -c a.cpp\n[1/2] nvcc " + "-x " * 500 + "\nFAILED: a.o\n"
+                        "/usr/bin/ld: cannot find -lcudart: No such file or directory\n"
+                        "collect2: error: ld returned 1 exit status\nninja: build stopped: subcommand failed.\n")
+    assert custom_ops._cause(said) == "/usr/bin/ld: cannot find -lcudart: No such file or directory"
+    assert custom_ops._cause(RuntimeError("Error building\n[1/1] nvcc\nboom\n")) == "boom"
+    assert len(custom_ops._cause(RuntimeError("first\n" + "error " * 1000))) == custom_ops.QUOTED_WIDTH
+    assert custom_ops._cause(RuntimeError()) == "RuntimeError"
 
 
 # ------------------------------------------------------------------------------------------------ choosing
@@ -252,9 +276,9 @@ def test_choices(plugin):
         assert custom_ops.choose("toy", impl, device, dtype) == "ref"
     with pytest.raises(ValueError, match="toy: impl='cuda' does not exist; choose one of auto, cpu, ref"):
         custom_ops.choose("toy", "cuda", "cuda", FLOAT)
-    with pytest.raises(ValueError, match="toy: impl='cpu' needs tensors of .* on a cpu device, got float32 on cuda"):
+    with pytest.raises(ValueError, match="toy: impl='cpu' needs tensors on a cpu device, got cuda"):
         custom_ops.choose("toy", "cpu", "cuda", FLOAT)
-    with pytest.raises(ValueError, match="got int64 on cpu"):
+    with pytest.raises(ValueError, match="toy: impl='cpu' takes half, bfloat16, float or double, got int64"):
         custom_ops.choose("toy", "cpu", "cpu", torch.int64)
 
 
@@ -282,6 +306,9 @@ def test_plugins_turned_off(plugin, compiler, monkeypatch):
     with pytest.raises(custom_ops.PluginError, match="turned off by EG3D_PLUGINS=off"):
         custom_ops.choose("toy", "cpu", "cpu", FLOAT)
     assert compiled() == 0
+    for said, off in [("0", True), ("OFF", True), ("1", False), ("on", False), ("", False)]:
+        monkeypatch.setenv("EG3D_PLUGINS", said)
+        assert custom_ops.turned_off() is off
     monkeypatch.setenv("EG3D_PLUGINS", "of")
     with pytest.raises(ValueError, match="EG3D_PLUGINS=of in the environment: expected on or off"):
         custom_ops.choose("toy", "auto", "cpu", FLOAT)
@@ -306,7 +333,7 @@ def test_operators_on_the_cpu(operator, monkeypatch):
     """auto and ref are the reference, and build nothing; kernels need a GPU, and say so."""
     monkeypatch.setattr(custom_ops, "load", lambda plugin: pytest.fail("nothing to load"))
     assert torch.equal(operator("auto"), operator("ref"))
-    with pytest.raises(ValueError, match="impl='cuda' needs tensors .* on a cuda device, got float32 on cpu"):
+    with pytest.raises(ValueError, match="impl='cuda' needs tensors on a cuda device, got cpu"):
         operator("cuda")
     with pytest.raises(ValueError, match="impl='cpu' does not exist; choose one of auto, cuda, ref"):
         operator("cpu")

@@ -117,6 +117,11 @@ def test_bias_act_errors():
             bias_act.bias_act(x, b)
     with pytest.raises(ValueError, match="impl='fast'"):
         bias_act.bias_act(x, impl="fast")
+    with pytest.raises(ValueError, match="expected floating point, got torch.int32"):
+        bias_act.bias_act(x.int())
+    for clamp in (-1, float("nan")):
+        with pytest.raises(ValueError, match="clamp=.* must be a number from 0 up"):
+            bias_act.bias_act(x, clamp=clamp)
 
 
 # ------------------------------------------------------------------------------------------------ upfirdn2d
@@ -248,10 +253,23 @@ def test_upfirdn2d_errors():
         upfirdn2d.upfirdn2d(x, f, down=0, padding=2)
     with pytest.raises(ValueError, match="up=.*must be at least 1"):
         upfirdn2d.upfirdn2d(x, f, up=[1, 0], padding=2)
-    with pytest.raises(ValueError, match=r"expected \[N, C, H, W\], got \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"expected floating point \[N, C, H, W\], got torch.float32 \(3, 3\)"):
         upfirdn2d.upfirdn2d(x[0, 0], f)
     with pytest.raises(ValueError, match="impl='fast'"):
         upfirdn2d.upfirdn2d(x, f, padding=2, impl="fast")
+    with pytest.raises(ValueError, match="expected floating point"):
+        upfirdn2d.upfirdn2d(x.int(), f, padding=2)
+    for wrong in ([1, 2], torch.ones(1, 2, 2), torch.ones(()), torch.ones(0, 0), f.to("meta")):
+        with pytest.raises(ValueError, match="expected as filter None or what setup_filter gives, on the picture's device"):
+            upfirdn2d.upfirdn2d(x, wrong, padding=2)
+    for name, wrong in itertools.product(("up", "padding"), (2.0, None, "2", [1.5, 1], [1, 2, 3])):
+        with pytest.raises(ValueError, match=f"upfirdn2d: {name}=.*expected whole numbers, as one"):
+            upfirdn2d.upfirdn2d(x, f, **{"padding": 2, name: wrong})
+    with pytest.raises(ValueError, match="taps that sum to 0 cannot be normalized"):
+        upfirdn2d.setup_filter([1, -1])
+    for factors in (dict(up=0), dict(down=-1), dict(up=1.5)):
+        with pytest.raises(ValueError, match="conv2d_resample: up=.*, down=.*: expected whole numbers from 1 up"):
+            conv2d_resample.conv2d_resample(x, torch.ones(1, 1, 1, 1), **factors)
     for taps in ([], torch.ones(2, 2, 2)):
         with pytest.raises(ValueError, match="expected a number, a vector or a matrix"):
             upfirdn2d.setup_filter(taps)

@@ -87,14 +87,16 @@ def bias_act(
     """
     if act not in activation_funcs:
         raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(activation_funcs)}")
-    if clamp is not None and clamp < 0:
-        raise ValueError(f"bias_act: clamp={clamp} must not be negative")
+    if not x.is_floating_point():
+        raise ValueError(f"bias_act: expected floating point, got {x.dtype}")
+    if clamp is not None and not clamp >= 0:
+        raise ValueError(f"bias_act: clamp={clamp} must be a number from 0 up, or None")
     activation = activation_funcs[act]
     alpha = activation.def_alpha if alpha is None else float(alpha)
     gain = activation.def_gain if gain is None else float(gain)
     if b is not None:
         if b.shape != x.shape[dim : dim + 1 or None]:
-            raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} on dimension {dim} of {tuple(x.shape)}")
+            raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} on dimension {dim} of {tuple(x.shape)}; dim says which")
         b = b.to(x.dtype)
     dim = dim % x.ndim if x.ndim else 0
     if custom_ops.choose("bias_act", impl, x.device.type, x.dtype) == "ref":

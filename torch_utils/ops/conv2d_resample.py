@@ -23,7 +23,12 @@ def conv2d_resample(
     flip_weight: bool = True,  # True correlates, as torch.nn.functional.conv2d does
     flip_filter: bool = False,
 ) -> Tensor:
-    """Returns [N, O, about H * up / down, about W * up / down]; differentiable any number of times."""
+    """Returns [N, O, about H * up / down, about W * up / down]; differentiable any number of times.
+
+    Raises ValueError for factors that are no whole numbers from 1 up.
+    """
+    if not (isinstance(up, int) and isinstance(down, int) and min(up, down) >= 1):
+        raise ValueError(f"conv2d_resample: up={up!r}, down={down!r}: expected whole numbers from 1 up")
     margins = upfirdn2d.grown_margins(padding, f, lambda taps: _filter_margins(taps, up, down))
     left, right, top, bottom = margins
     kernel_height, kernel_width = w.shape[2:]

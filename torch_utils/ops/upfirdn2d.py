@@ -10,6 +10,7 @@ The reference is plain PyTorch. The operator eg3d::upfirdn2d, upfirdn2d.cu on a 
 up and down exchanged.
 """
 
+import operator
 from pathlib import Path
 from typing import Optional, Sequence, Tuple, Union
 
@@ -45,6 +46,8 @@ def setup_filter(
     if taps.ndim == 1 and not separable:
         taps = torch.outer(taps, taps)
     if normalize:
+        if taps.sum() == 0:
+            raise ValueError("setup_filter: taps that sum to 0 cannot be normalized; say normalize=False")
         taps = taps / taps.sum()
     if flip_filter:
         taps = taps.flip(tuple(range(taps.ndim)))
@@ -68,8 +71,11 @@ def upfirdn2d(
     torch_utils.custom_ops.PluginError where impl='cuda' cannot be had.
     """
     up, down, padding = _pair(up, "up"), _pair(down, "down"), _margins(padding)
-    if x.ndim != 4:
-        raise ValueError(f"upfirdn2d: expected [N, C, H, W], got {tuple(x.shape)}")
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"upfirdn2d: expected floating point [N, C, H, W], got {x.dtype} {tuple(x.shape)}")
+    if f is not None and (not isinstance(f, Tensor) or f.ndim not in (1, 2) or f.numel() == 0 or f.device != x.device):
+        raise ValueError("upfirdn2d: expected as filter None or what setup_filter gives, on the picture's device "
+                         f"({x.device}), got {f if not isinstance(f, Tensor) else (tuple(f.shape), str(f.device))}")
     height, width = _padded_size(x.shape, up, padding)
     taps_x, taps_y = _taps(f)
     if height < taps_y or width < taps_x:
@@ -134,20 +140,28 @@ def downsample2d(
 
 # ------------------------------------------------------------------------------------------------ arguments
 
+def _integers(value, name: str, counts: Sequence[int], forms: str) -> Tuple[int, ...]:
+    try:
+        numbers = tuple(operator.index(each) for each in (value if hasattr(value, "__len__") else [value]))
+    except TypeError:
+        numbers = ()
+    if len(numbers) not in counts:
+        raise ValueError(f"upfirdn2d: {name}={value!r}: expected whole numbers, as {forms}")
+    return numbers
+
+
 def _pair(value: Factor, name: str) -> Tuple[int, int]:
-    x, y = (value, value) if isinstance(value, int) else value
-    if min(x, y) < 1:
+    numbers = _integers(value, name, (1, 2), "one or [x, y]")
+    if min(numbers) < 1:
         raise ValueError(f"upfirdn2d: {name}={value} must be at least 1")
-    return int(x), int(y)
+    return numbers[0], numbers[-1]
 
 
 def _margins(padding: Factor) -> Tuple[int, int, int, int]:
-    if isinstance(padding, int):
-        return padding, padding, padding, padding
-    if len(padding) == 2:
-        return padding[0], padding[0], padding[1], padding[1]
-    left, right, top, bottom = padding
-    return int(left), int(right), int(top), int(bottom)
+    numbers = _integers(padding, "padding", (1, 2, 4), "one, [x, y] or [x before, x after, y before, y after]")
+    if len(numbers) == 4:
+        return numbers
+    return numbers[0], numbers[0], numbers[-1], numbers[-1]
 
 
 def grown_margins(padding: Factor, f: Optional[Tensor], margin_x, margin_y=None) -> Tuple[int, int, int, int]:
