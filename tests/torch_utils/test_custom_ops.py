@@ -225,6 +225,7 @@ def test_missing_tools_name_the_remedy(monkeypatch, tmp_path):
             custom_ops.load(custom_ops.Plugin(next(names), sources))
         return str(raised.value)
 
+    monkeypatch.setattr(custom_ops, "architectures", lambda: ["90"])
     monkeypatch.setattr(torch.version, "cuda", None)
     assert refusal() == "kernels_0 cannot be had: this PyTorch was built without CUDA. Install one with CUDA."
     monkeypatch.setattr(torch.version, "cuda", "12.8")
