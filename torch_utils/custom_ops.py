@@ -20,7 +20,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from filelock import FileLock
@@ -111,6 +111,7 @@ def _set_up(plugin: Plugin) -> Union[ModuleType, str]:
     talks = verbosity != "none"
     if talks:
         print(f'Setting up PyTorch plugin "{plugin.name}"... ', end="", flush=True)
+    folder = None
     try:
         if plugin.uses_cuda and torch.version.cuda is None:
             raise _NoToolkit("this PyTorch was built without CUDA. Install one with CUDA")
@@ -119,7 +120,7 @@ def _set_up(plugin: Plugin) -> Union[ModuleType, str]:
     except Exception as error:  # compilers and their builder fail in many ways; whoever asked can do without
         if talks:
             print("Failed!", flush=True)
-        return _explained(plugin, error)
+        return _explained(plugin, error, folder)
     if talks:
         print("Done.", flush=True)
     return module
@@ -151,6 +152,8 @@ def _build(plugin: Plugin, folder: Path) -> ModuleType:
 
             if plugin.uses_cuda:
                 _check_toolkit(cpp_extension.CUDA_HOME)
+            with contextlib.suppress(AttributeError, KeyError):  # else it takes a build that was interrupted for done
+                del cpp_extension.JIT_EXTENSION_VERSIONER.entries[plugin.name]
             with _ninja_in_sight():
                 module = cpp_extension.load(
                     plugin.name, [str(source) for source in plugin.sources], build_directory=str(folder),
@@ -192,11 +195,11 @@ def _ninja_in_sight():
             os.environ["PATH"] = before
 
 
-def _explained(plugin: Plugin, error: Exception) -> str:
+def _explained(plugin: Plugin, error: Exception, folder: Optional[Path]) -> str:
     """The cause in the words of whoever found it, and what to do."""
     if isinstance(error, _NoToolkit):
         return f"{plugin.name} cannot be had: {error}."
-    return f"{plugin.name} cannot be had: {_cause(error).rstrip('.')}. {_remedy(plugin, error)}."
+    return f"{plugin.name} cannot be had: {_cause(error).rstrip('.')}. {_remedy(error, folder)}."
 
 
 def _cause(error: Exception) -> str:
@@ -206,18 +209,17 @@ def _cause(error: Exception) -> str:
     return " | ".join(line[:QUOTED_WIDTH] for line in telling[:QUOTED_LINES])
 
 
-def _remedy(plugin: Plugin, error: Exception) -> str:
-    folder = None
-    with contextlib.suppress(OSError):
-        folder = plugin.folder()
-        if _is_built(folder):
-            return f"It was built before: delete {folder} to have it built anew"
+def _remedy(error: Exception, folder: Optional[Path]) -> str:
     if "Ninja is required" in str(error):
         return "Install ninja (pip install ninja)"
     with contextlib.suppress(OSError):
+        if folder and _is_built(folder):
+            return f"It was built before: delete {folder} to have it built anew"
         if folder and (folder / "build.log").exists():
             return f"The whole log: {folder / 'build.log'}"
-    return "Set EG3D_CACHE_DIR to a folder that can be written to"
+    if isinstance(error, OSError):
+        return "Set EG3D_CACHE_DIR to a folder that can be written to"
+    return "See to that and start again"
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -294,6 +296,11 @@ def order_of(x: Tensor) -> torch.memory_format:
 def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
     """x without gaps, in its own or another tensor's order of memory."""
     return x.contiguous(memory_format=order_of(x if like is None else like))
+
+
+def empty_as(x: Tensor, shape: Optional[Sequence[int]] = None) -> Tensor:
+    """An empty tensor in x's order of memory, of its or another shape."""
+    return torch.empty(x.shape if shape is None else shape, dtype=x.dtype, device=x.device, memory_format=order_of(x))
 
 
 def current_stream(device: torch.device) -> int:

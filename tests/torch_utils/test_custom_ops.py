@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,8 @@ def test_what_a_build_depends_on(plugin, monkeypatch):
     is_new([cuda], 9)
     monkeypatch.setattr(custom_ops, "CPP_FLAGS", ["-O0"])
     is_new([plugin], 10)
+    monkeypatch.setattr(custom_ops, "CUDA_FLAGS", ["-O0"])
+    is_new([cuda], 11)
 
 
 def test_a_changed_source_is_built_anew(plugin):
@@ -169,6 +172,27 @@ def test_a_build_that_was_cut_off_is_no_obstacle(plugin):
     (folder / "lock").touch()
     (folder / f"{plugin.name}.so").write_text("half a library")
     assert custom_ops.load(plugin).answer == 42
+
+
+def test_an_interrupted_build_is_started_anew(plugin, monkeypatch):
+    """Ctrl-C in a notebook: the same process may ask again, although PyTorch holds the name for built."""
+    build = cpp_extension._write_ninja_file_and_build_library
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cpp_extension, "_write_ninja_file_and_build_library", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        custom_ops.load(plugin)
+    monkeypatch.setattr(cpp_extension, "_write_ninja_file_and_build_library", build)
+    assert custom_ops.load(plugin).answer == 42
+
+
+def test_threads_build_once(plugin, compiler):
+    compiled = compiler()
+    with ThreadPoolExecutor(4) as pool:
+        assert len({id(module) for module in pool.map(lambda _: custom_ops.load(plugin), range(4))}) == 1
+    assert compiled() == 1
 
 
 def test_ninja_need_not_be_on_the_path(plugin, tmp_path, monkeypatch):
@@ -246,6 +270,9 @@ def test_missing_tools_name_the_remedy(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setenv("CXX", "/nowhere/c++")
         assert "kernels_5 cannot be had: " in refusal()
+    with monkeypatch.context() as patch:
+        patch.setattr(custom_ops, "architectures", lambda: torch.zeros(2, 3) @ torch.zeros(2))
+        assert "See to that and start again" in refusal()  # no card answers, and no folder is known
     (tmp_path / "file").touch()
     monkeypatch.setenv("EG3D_CACHE_DIR", str(tmp_path / "file"))
     text = refusal()

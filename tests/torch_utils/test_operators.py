@@ -46,6 +46,8 @@ def test_bias_act_keeps_the_contract(act, clamp):
     opcheck(torch.ops.eg3d.bias_act_slope, (dy, x, b, False, *call))
     if bias_act.activation_funcs[act].curvature is None:
         opcheck(torch.ops.eg3d.bias_act_slope, (dy, x.detach(), None, True, *call))
+    picture = randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    opcheck(torch.ops.eg3d.bias_act_slope, (randn(2, 3, 4, 5, seed=1), picture, None, False, *call))
     opcheck(torch.ops.eg3d.bias_act_curvature, (ddx, dy, x, b, *call), test_utils=("test_schema", "test_faketensor"))
 
 
@@ -68,6 +70,16 @@ def test_bias_act_derivatives(act, clamp, alpha, gain):
 
     inputs = randn(2, 3, 4), randn(3, seed=1)
     assert torch.equal(operator(*inputs), bias_act._formula(*inputs, 1, act, alpha, gain, clamp))
+    assert gradcheck(operator, inputs) and gradgradcheck(operator, inputs)
+    assert gradgradcheck(lambda b: operator(inputs[0].detach(), b), inputs[1:])
+
+
+@ACTIVATIONS
+def test_bias_act_derivatives_of_a_vector(act):
+    def operator(x, b):
+        return torch.ops.eg3d.bias_act(x, b, 0, act, 0.2, 1.0, None)
+
+    inputs = randn(5), randn(5, seed=1)
     assert gradcheck(operator, inputs) and gradgradcheck(operator, inputs)
 
 

@@ -1,5 +1,4 @@
-// A thread moves 16 bytes of each array. Arithmetic hides behind memory, so one kernel serves value and derivatives: which
-// of them a call wants is the same for all threads.
+// A thread moves 16 bytes of each array.
 
 #include <cmath>
 
@@ -98,6 +97,10 @@ template <class T> __device__ void load_biases(Pack<T>& biases, const Work& work
         return;
     }
     T bias = b[channel];
+    if (p.step % Pack<T>::WIDTH == 0) {  // one for all of them
+        for (int i = 0; i < Pack<T>::WIDTH; ++i) biases.items[i] = bias;
+        return;
+    }
     for (int i = 0; i < Pack<T>::WIDTH; ++i) {
         biases.items[i] = bias;
         if (++within == p.step) {
@@ -112,38 +115,45 @@ bool aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(poin
 
 // ------------------------------------------------------------------------------------------------ the kernel
 
-template <class T, Activation A> __global__ void __launch_bounds__(THREADS) bias_act_kernel(Work work) {
+// What is computed, and from what.
+enum class Mode { value, slope_at_x, slope_from_y, curvature };
+
+Mode mode_of(const BiasAct& call) {
+    if (call.ddx) return Mode::curvature;
+    if (call.dy) return call.y ? Mode::slope_from_y : Mode::slope_at_x;
+    return Mode::value;
+}
+
+template <class T, Activation A, Mode M> __global__ void __launch_bounds__(THREADS) bias_act_kernel(Work work) {
     using S = Real<T>;
     const BiasAct& p = work.call;
     constexpr int WIDTH = Pack<T>::WIDTH;
-    const S alpha = S(p.alpha), gain = S(p.gain), limit = S(p.clamp);
-    const S stored_limit = widen(narrow<T>(limit));
-    const T *x = static_cast<const T*>(p.x), *y = static_cast<const T*>(p.y);
-    const T *dy = static_cast<const T*>(p.dy), *ddx = static_cast<const T*>(p.ddx);
+    const S alpha = S(p.alpha), gain = S(p.gain), limit = S(p.clamp), stored_limit = widen(narrow<T>(limit));
+    const T* saved = static_cast<const T*>(M == Mode::slope_from_y ? p.y : p.x);
 
     for (Index start = thread_index() * WIDTH; start < p.size; start += thread_count() * WIDTH) {
         const int count = p.size - start < WIDTH ? static_cast<int>(p.size - start) : WIDTH;
         const bool whole = work.aligned && count == WIDTH;
-        Pack<T> at{}, biases{}, upstream{}, second{};
-        if (x) at.load(x + start, count, whole);
-        if (y) at.load(y + start, count, whole);
-        if (dy) upstream.load(dy + start, count, whole);
-        if (ddx) second.load(ddx + start, count, whole);
-        if (p.b && x) load_biases(biases, work, start);
-
-        Pack<T> out;
+        Pack<T> at, biases{}, dy, ddx, out;
+        at.load(saved + start, count, whole);
+        if (M != Mode::value) dy.load(static_cast<const T*>(p.dy) + start, count, whole);
+        if (M == Mode::curvature) ddx.load(static_cast<const T*>(p.ddx) + start, count, whole);
+        if (M != Mode::slope_from_y && p.b) load_biases(biases, work, start);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-            const S here = widen(at.items[i]) + (p.b && x ? widen(biases.items[i]) : S(0));
-            const S result = y ? here : value<A>(here, alpha) * gain;
-            S number = result;
-            if (dy) {
-                number = widen(upstream.items[i]) * gain;
-                number *= ddx ? widen(second.items[i]) * curvature<A>(here) : slope<A>(here, alpha);
+            const S here = widen(at.items[i]) + widen(biases.items[i]);
+            S number;
+            if constexpr (M == Mode::value) {
+                number = value<A>(here, alpha) * gain;
+                if (limit >= 0) number = number > limit ? limit : number < -limit ? -limit : number;  // keeps NaN
+            } else {
+                number = widen(dy.items[i]) * gain;
+                if constexpr (M == Mode::curvature) number *= widen(ddx.items[i]) * curvature<A>(here);
+                else number *= slope<A>(here, alpha);
                 // A y that lies on the limit counts as clamped: it does not tell.
-                if (limit >= 0 && !(y ? std::fabs(result) < stored_limit : std::fabs(result) <= limit)) number = 0;
-            } else if (limit >= 0) {
-                number = number > limit ? limit : number < -limit ? -limit : number;  // keeps NaN
+                const bool passed = M == Mode::slope_from_y ? std::fabs(here) < stored_limit
+                                                            : std::fabs(value<A>(here, alpha) * gain) <= limit;
+                if (limit >= 0 && !passed) number = 0;
             }
             out.items[i] = narrow<T>(number);
         }
@@ -151,17 +161,29 @@ template <class T, Activation A> __global__ void __launch_bounds__(THREADS) bias
     }
 }
 
-template <class T> auto kernel_of(Activation act) -> void (*)(Work) {
+using Kernel = void (*)(Work);
+
+template <class T, Activation A> Kernel kernel_of(Mode mode) {
+    switch (mode) {
+        case Mode::value: return bias_act_kernel<T, A, Mode::value>;
+        case Mode::slope_at_x: return bias_act_kernel<T, A, Mode::slope_at_x>;
+        case Mode::slope_from_y: return bias_act_kernel<T, A, Mode::slope_from_y>;
+        case Mode::curvature: return bias_act_kernel<T, A, Mode::curvature>;
+    }
+    return nullptr;
+}
+
+template <class T> Kernel kernel_of(Activation act, Mode mode) {
     switch (act) {
-        case Activation::linear: return bias_act_kernel<T, Activation::linear>;
-        case Activation::relu: return bias_act_kernel<T, Activation::relu>;
-        case Activation::lrelu: return bias_act_kernel<T, Activation::lrelu>;
-        case Activation::tanh: return bias_act_kernel<T, Activation::tanh>;
-        case Activation::sigmoid: return bias_act_kernel<T, Activation::sigmoid>;
-        case Activation::elu: return bias_act_kernel<T, Activation::elu>;
-        case Activation::selu: return bias_act_kernel<T, Activation::selu>;
-        case Activation::softplus: return bias_act_kernel<T, Activation::softplus>;
-        case Activation::swish: return bias_act_kernel<T, Activation::swish>;
+        case Activation::linear: return kernel_of<T, Activation::linear>(mode);
+        case Activation::relu: return kernel_of<T, Activation::relu>(mode);
+        case Activation::lrelu: return kernel_of<T, Activation::lrelu>(mode);
+        case Activation::tanh: return kernel_of<T, Activation::tanh>(mode);
+        case Activation::sigmoid: return kernel_of<T, Activation::sigmoid>(mode);
+        case Activation::elu: return kernel_of<T, Activation::elu>(mode);
+        case Activation::selu: return kernel_of<T, Activation::selu>(mode);
+        case Activation::softplus: return kernel_of<T, Activation::softplus>(mode);
+        case Activation::swish: return kernel_of<T, Activation::swish>(mode);
     }
     return nullptr;
 }
@@ -174,7 +196,7 @@ Failure bias_act(const BiasAct& call, void* stream) {
     const Work work{call, Divisor(call.step), Divisor(call.channels), all_aligned};
     return with_type(call.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        return launch(kernel_of<T>(call.act), work, divide_up(call.size, Pack<T>::WIDTH), THREADS, stream);
+        return launch(kernel_of<T>(call.act, mode_of(call)), work, divide_up(call.size, Pack<T>::WIDTH), THREADS, stream);
     });
 }
 

@@ -11,7 +11,7 @@ enum class Activation { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus,
 // All arrays have `size` numbers in the same order of memory; b has `channels` numbers, and the number at position i of an
 // array has bias (i / step) % channels. Pointers that a case does not name are null; b may always be null.
 //   value              out = clamp(act(x + b) * gain)                 given x
-//   first derivative   out = dy * slope, at x or (see bias_act.py) y  given dy and one of x, y; or neither if linear
+//   first derivative   out = dy * slope, at x or (see bias_act.py) y  given dy and one of x, y
 //   second derivative  out = ddx * dy * curvature                     given ddx, dy, x
 struct BiasAct {
     Dtype dtype;

@@ -124,9 +124,11 @@ custom_ops.register("bias_act", cuda=custom_ops.Plugin("bias_act_plugin", (HERE 
 
 _library = torch.library.Library("eg3d", "FRAGMENT")
 _CALL = "int dim, str act, float alpha, float gain, float? clamp"
-_library.define(f"bias_act(Tensor x, Tensor? b, {_CALL}) -> Tensor")
-_library.define(f"bias_act_slope(Tensor dy, Tensor saved, Tensor? b, bool from_y, {_CALL}) -> Tensor")
-_library.define(f"bias_act_curvature(Tensor ddx, Tensor dy, Tensor x, Tensor? b, {_CALL}) -> Tensor")
+for _schema in (
+        f"bias_act(Tensor x, Tensor? b, {_CALL}) -> Tensor",
+        f"bias_act_slope(Tensor dy, Tensor saved, Tensor? b, bool from_y, {_CALL}) -> Tensor",
+        f"bias_act_curvature(Tensor ddx, Tensor dy, Tensor x, Tensor? b, {_CALL}) -> Tensor"):
+    _library.define(_schema, tags=torch.Tag.needs_fixed_stride_order)
 
 
 class _OnCPU:
@@ -159,7 +161,7 @@ def _passed(at, from_y, act, alpha, gain, clamp):
 
 
 def _new(model, values):
-    return torch.empty_like(custom_ops.dense(model)).copy_(values)
+    return custom_ops.empty_as(model).copy_(values)
 
 
 class _OnGPU:
@@ -182,7 +184,7 @@ def _launch(saved, b, dim, act, alpha, gain, clamp, from_y=False, dy=None, ddx=N
     saved = custom_ops.dense(saved)
     x, y = (None, saved) if from_y else (saved, None)
     dy, ddx = (None if each is None else custom_ops.dense(each, like=saved) for each in (dy, ddx))
-    out = torch.empty_like(saved)
+    out = custom_ops.empty_as(saved)
     step = 1 if b is None else max(1, saved.stride(dim))  # an axis of length 1 may have any stride
     custom_ops.plugin_of("bias_act", saved.device.type).bias_act(
         out, x, None if b is None else b.contiguous(), y, dy, ddx, step, act, alpha, gain, -1.0 if clamp is None else clamp,
@@ -230,7 +232,8 @@ def _bias_share(ctx, position, dx):
     """Of a gradient: the bias is added to all numbers of its channel."""
     if dx is None or not ctx.needs_input_grad[position]:
         return None
-    return dx.sum([axis for axis in range(dx.ndim) if axis != ctx.dim])
+    others = [axis for axis in range(dx.ndim) if axis != ctx.dim]
+    return dx.sum(others) if others else dx
 
 
 def _no_third_derivative(ctx, *_):
@@ -243,9 +246,6 @@ for _name, _derivative, _keep in (
     _library.impl(_name, getattr(_OnCPU, _name), "CPU")
     _library.impl(_name, getattr(_OnGPU, _name), "CUDA")
     torch.library.register_autograd(f"eg3d::{_name}", _derivative, setup_context=_keep, lib=_library)
-torch.library.register_fake(
-    "eg3d::bias_act", lambda x, *_: torch.empty_like(custom_ops.dense(x)), lib=_library)
-torch.library.register_fake(
-    "eg3d::bias_act_slope", lambda dy, saved, *_: torch.empty_like(custom_ops.dense(saved)), lib=_library)
-torch.library.register_fake(
-    "eg3d::bias_act_curvature", lambda ddx, dy, x, *_: torch.empty_like(custom_ops.dense(x)), lib=_library)
+torch.library.register_fake("eg3d::bias_act", lambda x, *_: custom_ops.empty_as(x), lib=_library)
+torch.library.register_fake("eg3d::bias_act_slope", lambda dy, saved, *_: custom_ops.empty_as(saved), lib=_library)
+torch.library.register_fake("eg3d::bias_act_curvature", lambda ddx, dy, x, *_: custom_ops.empty_as(x), lib=_library)

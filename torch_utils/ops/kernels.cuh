@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -65,12 +66,13 @@ inline Index divide_up(Index a, Index b) { return (a + b - 1) / b; }
 // Starts `kernel(arguments)` on enough blocks for `units` of work, `per_block` of them to a block.
 template <class Arguments>
 Failure launch(void (*kernel)(Arguments), Arguments arguments, Index units, Index per_block, void* stream) {
-    if (units == 0) return nullptr;
     const Index blocks = divide_up(units, per_block);
     void* values[] = {&arguments};
     const cudaError_t status = cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks < BLOCKS ? blocks : BLOCKS)),
                                                 dim3(THREADS), values, 0, static_cast<cudaStream_t>(stream));
-    return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+    if (status == cudaSuccess) return nullptr;
+    cudaGetLastError();  // told here, it is not to be found by others
+    return cudaGetErrorString(status);
 }
 
 // Calls f with a null pointer of the type that `dtype` stands for.

@@ -203,7 +203,7 @@ template <class T, int UP, int DOWN> __global__ void __launch_bounds__(THREADS) 
             if (left + x < 0 || left + x >= p.x.out || top + y < 0 || top + y >= p.y.out) continue;
             S sum = 0;
 #pragma unroll
-            for (int m = 0; m < ACROSS; ++m) sum += weights[m] * columns[y][slot(first_column + m)];
+            for (int m = 0; m < ACROSS; ++m) sum += weights[m] * columns[y][DOWN == 2 ? x + slot(m) : first_column + m];
             *out = narrow<T>(sum);
         }
     }
@@ -230,6 +230,7 @@ Failure start(Kernel kernel, const Upfirdn2d& p, int width, int height, Index pe
     const Index columns = divide_up(p.x.out + (width > 1 ? lead_of(p.x) : 0), width);
     const Index rows = divide_up(p.y.out + (height > 1 ? lead_of(p.y) : 0), height);
     const Index units = p.batch * p.channels * rows * columns;
+    if (units == 0) return nullptr;
     return launch(kernel, Work{p, units, Divisor(p.channels), Divisor(columns), Divisor(rows)}, units, per_block, stream);
 }
 

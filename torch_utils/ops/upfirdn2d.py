@@ -203,14 +203,15 @@ custom_ops.register("upfirdn2d", cuda=custom_ops.Plugin("upfirdn2d_plugin", (HER
 
 _library = torch.library.Library("eg3d", "FRAGMENT")
 _library.define(
-    "upfirdn2d(Tensor x, Tensor? f, int[2] up, int[2] down, SymInt[4] padding, bool flip_filter, float gain) -> Tensor")
+    "upfirdn2d(Tensor x, Tensor? f, int[2] up, int[2] down, SymInt[4] padding, bool flip_filter, float gain) -> Tensor",
+    tags=torch.Tag.needs_fixed_stride_order)
 
 
 def _new(x, f, up, down, padding):
     """An empty result in x's order of memory."""
     (height, width), (taps_x, taps_y) = _padded_size(x.shape, up, padding), _taps(f)
     shape = [*x.shape[:2], (height - taps_y) // down[1] + 1, (width - taps_x) // down[0] + 1]
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=custom_ops.order_of(x))
+    return custom_ops.empty_as(x, shape)
 
 
 def _on_cpu(x, f, up, down, padding, flip_filter, gain):
