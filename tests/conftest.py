@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the tests run from a checkout, installed or not
 torch.set_num_threads(1)  # problems as small as these lose time when they are spread over threads
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 
 
 @pytest.fixture(scope="session")
