@@ -204,7 +204,7 @@ def _explained(plugin: Plugin, error: Exception, folder: Optional[Path]) -> str:
 
 def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    said = [line for line in lines[1:] if not line.startswith(("[", "FAILED", "ninja:", "collect2:"))]
+    said = [line for line in lines[1:] if not line.startswith(("[", "FAILED", "ninja:", "collect2:")) and " -c " not in line]
     telling = [line for line in said if any(word in line.lower() for word in TELLING)] or said or lines
     return " | ".join(line[:QUOTED_WIDTH] for line in telling[:QUOTED_LINES])
 

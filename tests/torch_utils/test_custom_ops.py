@@ -285,7 +285,7 @@ def test_what_is_quoted():
                         "/usr/bin/ld: cannot find -lcudart: No such file or directory\n"
                         "collect2: error: ld returned 1 exit status\nninja: build stopped: subcommand failed.\n")
     assert custom_ops._cause(said) == "/usr/bin/ld: cannot find -lcudart: No such file or directory"
-    assert custom_ops._cause(RuntimeError("Error building\n[1/1] nvcc\nboom\n")) == "boom"
+    assert custom_ops._cause(RuntimeError("Error building\n[1/1] nvcc\nbin/nvcc -MD -c error.cu\nboom\n")) == "boom"
     assert len(custom_ops._cause(RuntimeError("first\n" + "error " * 1000))) == custom_ops.QUOTED_WIDTH
     assert custom_ops._cause(RuntimeError()) == "RuntimeError"
 
