@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 import urllib.error
 import urllib.parse
@@ -234,3 +235,39 @@ def folder_written_beside(path: os.PathLike):
                 os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------ logs
+
+class _Tee:
+    """A stream whose text goes into a file too; in all else it is the stream."""
+
+    def __init__(self, stream, file):
+        self._stream, self._file = stream, file
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Logger:
+    """Inside `with Logger(path):` what is printed, to stdout and stderr, is also appended to a file."""
+
+    def __init__(self, path: os.PathLike):
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed on leaving the block)
+
+    def __enter__(self) -> Logger:
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = [_Tee(stream, self._file) for stream in self._streams]
+        return self
+
+    def __exit__(self, *_error) -> None:
+        sys.stdout, sys.stderr = self._streams
+        self._file.close()

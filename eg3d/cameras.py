@@ -10,7 +10,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Optional, Sequence, Union
+from typing import Optional, Sequence, Union
 
 import numpy as np
 import scipy.interpolate
@@ -19,15 +19,13 @@ from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
 from dnnlib.util import written_beside
+from training.labels import pack, problem
 
 PITCH_MARGIN = 1e-5  # keeps look-at cameras off the poles, where "up" has no meaning
 FFHQ_FOCAL = 4.2647  # in image widths: 2985.29 / 700
 SHAPENET_FOCAL = 1.7074
 SHAPENET_RADIUS = 1.7  # released ShapeNet networks are told by their camera's distance
 FRONTAL = math.pi / 2  # yaw and pitch that look along -z
-ROTATION_TOLERANCE = 1e-3  # of a label's rotation from an orthonormal one: files round to some digits
-LARGEST = 1e6  # of a label's numbers
-SMALLEST_FOCAL = 1e-3
 PATH_ABOUT = ("camera path: for each frame the 4x4 camera-to-world matrix (OpenCV axes, world y up) and the 3x3 intrinsics "
               "(divided by the picture's size), row by row")
 
@@ -128,12 +126,6 @@ def focal_length(rendering_kwargs: dict) -> float:
 
 # ------------------------------------------------------------------------------------------------ labels
 
-def label(pose: Tensor, K: Tensor) -> Tensor:
-    """[N, 25] from poses [N, 4, 4] and one [3, 3] (or [N, 3, 3]) of intrinsics."""
-    flat = K.expand(len(pose), 3, 3).reshape(-1, 9)
-    return torch.cat([pose.reshape(-1, 16), flat], dim=1)
-
-
 def view(rendering_kwargs: dict, yaw: float = 0.0, pitch: float = 0.0, focal: Optional[float] = None, device="cpu") -> Tensor:
     """Label [1, 25] of a camera turned by yaw and pitch (radians) from the frontal one.
 
@@ -142,7 +134,7 @@ def view(rendering_kwargs: dict, yaw: float = 0.0, pitch: float = 0.0, focal: Op
     pose = LookAtPoseSampler.sample(
         FRONTAL + yaw, FRONTAL + pitch, rendering_kwargs.get("avg_camera_pivot", [0, 0, 0]),
         radius=rendering_kwargs.get("avg_camera_radius", 2.7), device=device)
-    return label(pose, intrinsics(focal_length(rendering_kwargs) if focal is None else focal, device))
+    return pack(pose, intrinsics(focal_length(rendering_kwargs) if focal is None else focal, device))
 
 
 # ------------------------------------------------------------------------------------------------ paths
@@ -215,26 +207,6 @@ def check(labels: Tensor) -> None:
 
 def _check(cameras: list, where: str) -> None:
     for index, numbers in enumerate(cameras):
-        problem = _problem(numbers)
-        if problem:
-            raise ValueError(f"{where}camera {index} {problem}")
-
-
-def _problem(numbers: Any) -> Optional[str]:
-    """What is wrong with a label, or None."""
-    if not isinstance(numbers, list) or len(numbers) != 25:
-        found = f"has {len(numbers)} numbers" if isinstance(numbers, list) else f"is a {type(numbers).__name__}"
-        return f"{found}, expected 25: a 4x4 camera-to-world matrix and 3x3 intrinsics, row by row"
-    if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < LARGEST for x in numbers):
-        return "holds what is no number, or far too large a one"
-    pose = np.array(numbers[:16], dtype=np.float64).reshape(4, 4)
-    rotation = pose[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
-        return "has a matrix whose upper left 3x3 is no rotation"
-    if np.abs(pose[3] - [0, 0, 0, 1]).max() > ROTATION_TOLERANCE:
-        return "has a matrix whose last row is not 0, 0, 0, 1"
-    if min(numbers[16], numbers[20]) < SMALLEST_FOCAL:
-        return "has a focal length that is not positive"
-    if np.abs(np.array(numbers[22:]) - [0, 0, 1]).max() > ROTATION_TOLERANCE:
-        return "has intrinsics whose last row is not 0, 0, 1"
-    return None
+        wrong = problem(numbers)
+        if wrong:
+            raise ValueError(f"{where}camera {index} {wrong}")

@@ -10,9 +10,9 @@ from typing import Any, Callable, Dict, Optional, Union
 import torch
 
 from dnnlib.util import is_url, open_url
-from eg3d import cameras
 from torch_utils import pickles, tensor_files
 from torch_utils.persistence import CheckpointError
+from training import labels
 
 SHIPPED = Path(__file__).parent / "networks"
 
@@ -29,7 +29,7 @@ MOST_SAMPLES = 1 << 30  # of a picture, whose draws alone are 4 GB then
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < cameras.LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < labels.LARGEST
 
 
 def _count(value: Any) -> bool:
@@ -60,7 +60,7 @@ def _point(value: Any) -> bool:
 OPTIONS: Dict[str, Callable[[Any], bool]] = dict(
     ray_start=_limit, ray_end=_limit, box_warp=_positive, depth_resolution=lambda value: _count(value) and value >= 4,
     depth_resolution_importance=_count, c_scale=_number, density_noise=_number, avg_camera_radius=_positive,
-    avg_camera_pivot=_point, focal_length=lambda value: _number(value) and value >= cameras.SMALLEST_FOCAL,
+    avg_camera_pivot=_point, focal_length=lambda value: _number(value) and value >= labels.SMALLEST_FOCAL,
     white_back=_switch, disparity_space_sampling=_switch, c_gen_conditioning_zero=_switch, clamp_mode=_one_of("softplus"),
     superresolution_noise_mode=_one_of("none", "const", "random"))
 NEEDED_OPTIONS = ("ray_start", "ray_end", "box_warp", "depth_resolution", "depth_resolution_importance")

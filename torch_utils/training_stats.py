@@ -68,6 +68,28 @@ def _exchange() -> None:
         _total[name] = _total.get(name, torch.zeros(_MOMENTS, dtype=torch.float64)) + moments
 
 
+def all_finite(*names: str) -> bool:
+    """Whether all that was reported under these names is finite; waits for the device."""
+    found = [moments for name in names for moments in _recent.get(name, {}).values()]
+    found += [_total[name] for name in names if name in _total]
+    return all(bool(torch.isfinite(moments).all()) for moments in found)
+
+
+def state_dict() -> Dict[str, Any]:
+    """What this process has reported and not exchanged yet, and the totals."""
+    recent = {name: [moments.to("cpu", torch.float64) for moments in by_device.values()] for name, by_device in _recent.items()}
+    return dict(recent=recent, total=dict(_total))
+
+
+def load_state_dict(state: Dict[str, Any]) -> None:
+    """Goes on from a `state_dict`."""
+    _recent.clear()
+    _total.clear()
+    cpu = torch.device("cpu")
+    _recent.update({name: {cpu: sum(parts)} if parts else {} for name, parts in state["recent"].items()})
+    _total.update(state["total"])
+
+
 class Collector:
     """Means and deviations of the statistics whose name `regex` matches in full, between two updates.
 
@@ -97,6 +119,14 @@ class Collector:
             self._seen[name] = total
             if fresh[0] > 0:
                 self._moments[name] = fresh
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Where its interval began and what the one before held."""
+        return dict(seen=dict(self._seen), moments=dict(self._moments))
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Goes on from a `state_dict`."""
+        self._seen, self._moments = dict(state["seen"]), dict(state["moments"])
 
     def num(self, name: str) -> int:
         """How many elements the interval has."""

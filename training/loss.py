@@ -6,6 +6,7 @@ are dicts of image [N, 3, R, R] and image_raw [N, 3, r, r] in [-1, 1]; labels [N
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from typing import Dict, Optional
@@ -60,12 +61,14 @@ class StyleGAN2Loss:
     _fade_kimg; gpc_reg_prob, gpc_reg_fade_kimg: see schedules. style_mixing_prob: of a second latent for the later layers.
     dual_discrimination: R1 also at image_raw. filter_mode: how real pictures become image_raw (filtered_resizing).
     density_extent: density is regularized in [-extent, extent]^3, in world units; 1 is official whatever the box.
+    bf16: networks, not the renderer, compute in bfloat16. compile: by torch.compile, but for D where R1 is taken, which needs
+    second derivatives.
     """
 
     def __init__(self, device, G, D, augment_pipe=None, r1_gamma=10, style_mixing_prob=0, blur_init_sigma=0, blur_fade_kimg=0,
                  neural_rendering_resolution_initial=64, neural_rendering_resolution_final=None,
                  neural_rendering_resolution_fade_kimg=0, gpc_reg_prob=None, gpc_reg_fade_kimg=1000,
-                 dual_discrimination=False, filter_mode="antialiased", density_extent=1.0):
+                 dual_discrimination=False, filter_mode="antialiased", density_extent=1.0, bf16=False, compile=False):
         self.device = torch.device(device)
         self.G, self.D, self.augment_pipe = G, D, augment_pipe
         self.r1_gamma = r1_gamma
@@ -78,6 +81,8 @@ class StyleGAN2Loss:
         self.dual_discrimination = dual_discrimination
         self.filter_mode = filter_mode
         self.density_extent = density_extent
+        self.bf16 = bf16
+        self._synthesis, self._judge = (torch.compile(G.synthesis), torch.compile(D)) if compile else (G.synthesis, D)
         self.resample_filter = upfirdn2d.setup_filter([1, 3, 3, 1], device=self.device)
 
     def accumulate_gradients(self, phase: str, real_img: Tensor, real_c: Tensor, gen_z: Tensor, gen_c: Tensor, gain: float,
@@ -142,13 +147,20 @@ class StyleGAN2Loss:
         ws = self._styles(batch, one_draw=True)
 
         def sigma_at(points: Tensor) -> Tensor:
-            return self.G.sample_mixed(points, torch.randn_like(points), ws, update_emas=False)["sigma"]
+            with self._precision():
+                return self.G.sample_mixed(points, torch.randn_like(points), ws, update_emas=False)["sigma"]
 
         return sigma_at
 
     def _generate(self, batch: Batch, update_emas: bool = False) -> Picture:
         ws = self._styles(batch, update_emas=update_emas)
-        return self.G.synthesis(ws, batch.gen_c, neural_rendering_resolution=batch.resolution, update_emas=update_emas)
+        with self._precision():
+            picture = self._synthesis(ws, batch.gen_c, neural_rendering_resolution=batch.resolution, update_emas=update_emas)
+        return {key: part.float() if self.bf16 else part for key, part in picture.items()}
+
+    def _precision(self):
+        """The networks'; what they return is turned back at once."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
     def _styles(self, batch: Batch, one_draw: bool = False, update_emas: bool = False) -> Tensor:
         """ws [N, L, W], conditioned on the sample's own pose or, with the scheduled probability, on its neighbour's."""
@@ -185,7 +197,7 @@ class StyleGAN2Loss:
         # R1 is taken at what D sees, so its second derivative passes through neither blur nor augmentation.
         seen = self._seen(batch.real, batch.blur)
         seen = {key: picture.detach().requires_grad_(regularized) for key, picture in seen.items()}
-        logits = self._score(seen, batch.real_c)
+        logits = self._score(seen, batch.real_c, twice=regularized)
         _report_scores("real", logits)
         total = torch.zeros([], device=self.device)
         if fake_loss is not None:
@@ -208,8 +220,11 @@ class StyleGAN2Loss:
             image, raw = both[:, :channels], _resized(both[:, channels:], raw)
         return {"image": image, "image_raw": raw}
 
-    def _score(self, picture: Picture, c: Tensor, update_emas: bool = False) -> Tensor:
-        return self.D(picture, c, update_emas=update_emas)
+    def _score(self, picture: Picture, c: Tensor, update_emas: bool = False, twice: bool = False) -> Tensor:
+        """`twice`: it will be differentiated twice."""
+        with self._precision():
+            logits = (self.D if twice else self._judge)(picture, c, update_emas=update_emas)
+        return logits.float() if self.bf16 else logits
 
 
 def blurred(image: Tensor, sigma: float) -> Tensor:

@@ -29,3 +29,11 @@ def rendering_resolution(nimg: float, initial: int, final: Optional[int], fade_k
         return initial
     done = faded(nimg, fade_kimg)
     return round(initial * (1 - done) + final * done)
+
+
+def ema_decay(nimg: float, batch: int, half_life_kimg: float, rampup: Optional[float]) -> float:
+    """What the moving average keeps of itself after a batch; the half-life is at most `rampup` of the images seen so far."""
+    half_life = half_life_kimg * 1000
+    if rampup is not None:
+        half_life = min(half_life, nimg * rampup)
+    return 0.5 ** (batch / half_life) if half_life > 0 else 0.0

@@ -108,9 +108,9 @@ class Input(click.Path):
         return super().convert(os.path.expanduser(value), param, ctx)
 
 
-def switch(name: str, default: bool, **kwargs) -> Callable:
+def switch(*names: str, default: Optional[bool], **kwargs) -> Callable:
     """An option that is true when given, and takes a value like --name=false as the official commands do."""
-    return click.option(name, type=bool, default=default, is_flag=False, flag_value=True, metavar="[BOOL]", **kwargs)
+    return click.option(*names, type=bool, default=default, is_flag=False, flag_value=True, metavar="[BOOL]", **kwargs)
 
 
 def _together(*decorators: Callable) -> Callable:
@@ -149,7 +149,7 @@ def network_options(command: Callable) -> Callable:
     @_together(
         click.option("--network", required=True, metavar="FILE|URL|NAME", help="The network: a snapshot's path, URL or name."),
         device_option, trust_option,
-        switch("--reload_modules", False, help="Use this project's code, not the file's: already so without --trust."))
+        switch("--reload_modules", default=False, help="Use this project's code, not the file's: already so without --trust."))
     @functools.wraps(command)
     def wrapper(network, device, trust, reload_modules, **kwargs):
         if trust and reload_modules:

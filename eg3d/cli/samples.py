@@ -13,7 +13,7 @@ from eg3d.cli import options
 @click.option("--seeds", type=options.SeedRange(), required=True, help="Like 0-3,7.")
 @options.truncation_options
 @click.option("--outdir", type=options.Output(folder=True), required=True, metavar="FOLDER")
-@options.switch("--shapes", False, help="Write each seed's shape too.")
+@options.switch("--shapes", default=False, help="Write each seed's shape too.")
 @options.shape_options
 @click.option("--fov-deg", type=options.Finite(0.1, 179.9),
               help="Diagonal field of view; by default the data's: 18.83 for faces, 45 for ShapeNet. The original cut it to "

@@ -50,9 +50,9 @@ MOST_FRAMES = 1_000_000
               help="Multiplies the samples along each ray.")
 @click.option("--nrr", "rendered", type=click.IntRange(8, 1024),
               help="Neural rendering resolution; by default the network's.")
-@options.switch("--shapes", False, help="Write the first cell's shape for every frame, and the camera's trajectory.")
+@options.switch("--shapes", default=False, help="Write the first cell's shape for every frame, and the camera's trajectory.")
 @options.shape_options
-@options.switch("--interpolate", True, help="One film through all seeds; false makes a film of each seed.")
+@options.switch("--interpolate", default=True, help="One film through all seeds; false makes a film of each seed.")
 def videos(load, seeds, shuffle_seed, grid, num_keyframes, w_frames, outdir, output, fps, seconds, orbit, camera_path,
            save_camera_path, interpolate, cfg, shapes, mode, depth_colors, multiplier, rendered, psi, cutoff, **shape):
     """A film, interpolation.mp4: the camera goes round while the identity passes from seed to seed."""

@@ -15,6 +15,7 @@ import torch
 
 from eg3d import cameras
 from eg3d.cameras import GaussianCameraPoseSampler, LookAtPoseSampler, UniformCameraPoseSampler
+from training.labels import pack
 from training.volumetric_rendering.ray_sampler import RaySampler
 
 SINGLE = 1e-5
@@ -183,9 +184,9 @@ def test_focal_length():
 def test_label():
     """Pose, then intrinsics, row by row; one K for all or one each."""
     poses, K = torch.arange(32.0).reshape(2, 4, 4), torch.arange(9.0).reshape(3, 3)
-    c = cameras.label(poses, K)
+    c = pack(poses, K)
     assert c.shape == (2, 25) and c[1].tolist() == [*range(16, 32), *range(9)]
-    assert torch.equal(cameras.label(poses, torch.stack([K, K])), c)
+    assert torch.equal(pack(poses, torch.stack([K, K])), c)
 
 
 def test_frontal_view():
@@ -331,7 +332,7 @@ def test_resampling_turns_evenly():
     for index, rotation in enumerate((start, start @ axis_rotation(axis, turn))):
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = rotation, ([0, 1, 2], [3, -1, 2.5])[index]
-        labels[index] = cameras.label(torch.tensor(pose[None]).float(), cameras.intrinsics((2.0, 4.0)[index]))[0]
+        labels[index] = pack(torch.tensor(pose[None]).float(), cameras.intrinsics((2.0, 4.0)[index]))[0]
     path = cameras.resample(labels, 9)
     for index, c in enumerate(path):
         share = index / 8

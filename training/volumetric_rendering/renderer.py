@@ -184,6 +184,9 @@ class ImportanceRenderer(torch.nn.Module):
         rendering_options: Mapping,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Returns features [N, M, channels] in [-1, 1], depth [N, M, 1] and the sum of weights [N, M, 1]."""
+        if torch.is_autocast_enabled(planes.device.type):  # networks may run in half precision, integrals do not
+            with torch.autocast(planes.device.type, enabled=False):
+                return self.forward(planes.float(), decoder, ray_origins, ray_directions, rendering_options)
         rays = ray_origins.shape[1]
         limits = self._limits(ray_origins, ray_directions, rendering_options)
         draws = self._draws(ray_origins, rendering_options)
@@ -278,6 +281,9 @@ class ImportanceRenderer(torch.nn.Module):
         options: Mapping,
     ) -> Dict[str, Tensor]:
         """Colours 'rgb' [N, M, channels] and densities 'sigma' [N, M, 1] at points, with the option's density noise."""
+        if torch.is_autocast_enabled(planes.device.type):
+            with torch.autocast(planes.device.type, enabled=False):
+                return self.run_model(planes.float(), decoder, sample_coordinates, sample_directions, options)
         out = self._decode(planes, decoder, sample_coordinates, sample_directions, options)
         if options.get("density_noise", 0) > 0:
             noise = _draw(torch.randn, tuple(out["sigma"].shape), out["sigma"], options.get("generator"))

@@ -1,0 +1,291 @@
+"""train: teaches a tri-plane generator; one process, or as many as torchrun starts on any number of hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Literal, Optional, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from dnnlib import EasyDict
+from eg3d.cli import options
+from training import config as configs
+
+PATIENCE = 600  # seconds that a rank may take to write its checkpoint when asked to stop
+
+
+class Size(click.IntRange):
+    """A number of pictures, or auto."""
+
+    name = "integer|auto"
+
+    def convert(self, value, param, ctx):
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+def training_options(command: Callable) -> Callable:
+    """Every field of training/config.py's Options as an option; the command gets one `asked`."""
+
+    @functools.wraps(command)
+    def wrapper(dry_run, **kwargs):
+        network = kwargs["resume"]
+        if network.endswith((".pkl", ".safetensors")):
+            if kwargs["init_from"] is not None:
+                raise click.UsageError(f"--resume={network} acts as --init-from, which is given too: leave one out")
+            click.echo(f"--resume={network} names a network, not a run: it acts as --init-from, for a new run.", err=True)
+            kwargs.update(resume="auto", init_from=network)
+        try:
+            asked = configs.Options(**kwargs)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        return command(asked, dry_run)
+
+    hints = get_type_hints(configs.Options)
+    made = [_option(field, hints[field.name]) for field in dataclasses.fields(configs.Options)]
+    made.append(click.option("--dry-run", "-n", "dry_run", is_flag=True, help="Print the configuration and stop."))
+    return functools.reduce(lambda wrapped, decorator: decorator(wrapped), reversed(made), wrapper)
+
+
+def _option(field, hint) -> Callable:
+    """The click option of a field."""
+    name = configs.flag(field.name)
+    needed = field.name in configs.REQUIRED
+    about = dict(required=needed, help=field.metadata["help"])
+    about.update({} if needed else dict(default=field.default, show_default=field.default is not None))
+    parts = [part for part in get_args(hint) if part is not type(None)] if get_origin(hint) is Union else [hint]
+    low, high = field.metadata["low"], field.metadata["high"]
+    if bool in parts:
+        return options.switch(name, field.name, **{key: value for key, value in about.items() if key != "required"})
+    if len(parts) > 1:
+        kind: Any = Size(low, high)
+    elif get_origin(parts[0]) is Literal:
+        kind = click.Choice(get_args(parts[0]))
+    else:
+        kind = {int: click.IntRange(low, high), float: options.Finite(low, high), str: str}[parts[0]]
+    return click.option(name, field.name, type=kind, **about)
+
+
+@click.command("train", context_settings=dict(token_normalize_func=lambda name: name.replace("_", "-")))
+@training_options
+def train(asked: configs.Options, dry_run: bool) -> None:
+    """Train a generator on posed pictures; the same command again goes on where it was stopped."""
+    from eg3d import generator
+    from training import run_folder
+    from training.dataset import ImageFolderDataset
+
+    device = generator.choose_device(asked.device)
+    ranks = _ranks(asked)
+    dataset = ImageFolderDataset(asked.data, use_labels=asked.cond, xflip=asked.mirror)
+    items = len(dataset) // (1 + asked.mirror)
+    config = configs.resolve(asked, configs.Facts(dataset.name, items, dataset.resolution, ranks))
+    if dry_run:
+        folder = run_folder.next_folder(Path(asked.outdir), config.run_name)
+        click.echo(json.dumps(dict(config, run_dir=str(folder)), indent=2))
+    elif ranks > 1 and "RANK" not in os.environ:
+        _start_ranks(ranks)
+    else:
+        _run(asked, config, dataset, device)
+
+
+def _ranks(asked: configs.Options) -> int:
+    """How many processes train together."""
+    started = os.environ.get("WORLD_SIZE")
+    if started is None:
+        return asked.gpus or 1
+    if asked.gpus is not None and asked.gpus != int(started):
+        raise click.UsageError(f"--gpus ({asked.gpus}) is not what torchrun started ({started}): leave --gpus out")
+    return int(started)
+
+
+# ------------------------------------------------------------------------------------------------ one rank
+
+def _run(asked: configs.Options, config, dataset, device) -> None:
+    """Joins the other ranks, and trains."""
+    import torch
+
+    from torch_utils import custom_ops, distributed
+
+    device = distributed.start(device)
+    if distributed.rank() > 0:
+        custom_ops.verbosity = "none"
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    try:
+        with distributed.watched(), contextlib.ExitStack() as held:
+            finished = _train(asked, config, dataset, device, held)
+    except distributed.RankLost:
+        if distributed.rank() == 0:
+            click.echo("Error: another rank has ended, so training stops; the same command goes on from the last checkpoint",
+                       err=True)
+        os._exit(options.USER_ERROR)  # leaving the group would wait for the rank that is gone
+    except (ValueError, OSError) as error:
+        if distributed.size() == 1:
+            raise
+        click.echo(f"Error: rank {distributed.rank()}: {error}", err=True)
+        os._exit(options.USER_ERROR)
+    distributed.stop()
+    if not finished and not distributed.launched():
+        sys.exit(options.INTERRUPTED)
+
+
+def _train(asked: configs.Options, config, dataset, device, held: contextlib.ExitStack) -> bool:
+    """Prepares what the loop gets, on all ranks alike, and runs it; returns whether the run is finished."""
+    from dnnlib.util import Logger
+    from torch_utils import distributed
+    from training import batch_size, run_folder
+    from training.training_loop import Calls, train
+
+    place, resumed, initial = None, None, None
+    evaluate = _evaluation(config, dataset, device)
+    if distributed.rank() == 0:
+        dataset.check()
+        place = run_folder.chosen(asked.resume, Path(asked.outdir), json.loads(json.dumps(config)))
+        if place is not None:
+            resumed = run_folder.load(place, dataset.fingerprint(), click.echo)
+            stored = run_folder.stored_options(run_folder.of(place))
+            config.batch_gpu, config.G_kwargs = stored["batch_gpu"], _easy(stored["G_kwargs"])
+        elif config.init_from is not None:
+            initial = _opened(config)
+    config = distributed.shared(config)
+    if config.batch_gpu == configs.AUTO:
+        config.batch_gpu = batch_size.largest(config, dataset, device)
+    folder = None
+    if distributed.rank() == 0:
+        folder = run_folder.begin(Path(asked.outdir), config.run_name, config) if place is None else run_folder.of(place)
+        held.enter_context(run_folder.lock(folder))
+        held.enter_context(Logger(folder / "log.txt"))
+        _introduce(config, dataset, device, folder, resumed)
+    stop = Stop()
+    cameras = None if config.cond else functools.partial(_drawn_cameras, config.camera_kwargs)
+    finished = train(config, dataset, device, folder, Calls(stop, evaluate and functools.partial(evaluate, folder), cameras),
+                     initial=initial, resumed=resumed)
+    if folder is not None:
+        click.echo(f"Finished: {folder}" if finished else
+                   f"Stopped; the state is kept in {folder}. The same command goes on from there.")
+    return finished
+
+
+def _easy(tree: Any) -> Any:
+    """Nested dicts as EasyDicts."""
+    return EasyDict({key: _easy(value) for key, value in tree.items()}) if isinstance(tree, dict) else tree
+
+
+def _opened(config) -> Dict[str, Any]:
+    """The snapshot of --init-from, whose plane axes the configuration takes over: weights make sense with theirs only."""
+    from eg3d import generator
+    from training.volumetric_rendering.renderer import OFFICIAL_AXES
+
+    snapshot = generator.load_snapshot(config.init_from)
+    axes = generator.generator_of(snapshot, config.init_from).renderer.plane_axes.tolist()
+    config.G_kwargs.pop("plane_axes", None)
+    official = axes == [[list(axis) for axis in plane] for plane in OFFICIAL_AXES]
+    if not official:
+        config.G_kwargs.plane_axes = axes
+    click.echo(f"Beginning with the weights of {config.init_from} and its {'official' if official else 'own'} plane axes.")
+    return snapshot
+
+
+def _introduce(config, dataset, device, folder: Path, resumed: Optional[dict]) -> None:
+    """What is about to happen, in a few lines."""
+    click.echo(f"Run: {folder}")
+    data = config.training_set_kwargs
+    click.echo(f"Data: {data.path}, {len(dataset)} pictures of {dataset.resolution} x {dataset.resolution}"
+               f"{', half of them mirrored' if data.xflip else ''}")
+    click.echo(f"Ranks: {config.num_gpus} ({device.type}); batches of {config.batch_size}, {config.batch_gpu} at once")
+    if resumed is not None:
+        click.echo(f"Going on from {resumed['common']['counters']['nimg'] / 1000:.3f} kimg (--resume=none begins a new run)")
+
+
+def _drawn_cameras(camera, count: int):
+    """Labels [count, 25] of random cameras."""
+    from eg3d import cameras
+    from training import labels
+
+    poses = cameras.LookAtPoseSampler.sample(
+        cameras.FRONTAL, cameras.FRONTAL, camera.pivot, camera.yaw_std, camera.pitch_std, camera.radius, count)
+    return labels.pack(poses, cameras.intrinsics(camera.focal))
+
+
+def _evaluation(config, dataset, device) -> Optional[Callable]:
+    """(folder, G_ema, snapshot) -> metrics, written beside the snapshot; everything they need is looked at now."""
+    if not config.metrics:
+        return None
+    from eg3d import metrics
+    from torch_utils import distributed
+
+    metrics.check(config.metrics, config.detectors)
+
+    def evaluate(folder, G_ema, snapshot: str) -> Dict[str, Dict[str, float]]:
+        found = {}
+        for name in config.metrics:
+            began = time.time()
+            found.update(metrics.evaluate([name], G_ema, dataset, device, detectors=config.detectors, batch=config.batch_gpu,
+                                          progress=folder is not None))
+            if folder is not None:
+                metrics.write_result(folder, name, found[name], time.time() - began, distributed.size(), snapshot)
+                click.echo(f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in found[name].items())}")
+        return found
+
+    return evaluate
+
+
+class Stop:
+    """Hears Ctrl-C and SIGTERM; calling it tells whether one came. A second Ctrl-C in a terminal ends at once."""
+
+    def __init__(self):
+        self._asked = False
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._hear)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _hear(self, number: int, _frame) -> None:
+        from torch_utils import distributed
+
+        if self._asked and number == signal.SIGINT and not distributed.launched():
+            raise KeyboardInterrupt
+        if not self._asked and distributed.rank() == 0:
+            os.write(2, b"\nStopping after this batch, with a checkpoint ...\n")  # print may be busy
+        self._asked = True
+
+
+# ------------------------------------------------------------------------------------------------ many ranks
+
+def _start_ranks(count: int) -> None:
+    """Runs this command again in `count` processes of torchrun's elastic agent, and ends as they end."""
+    import logging
+
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # ranks tell their errors themselves
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    arguments = run.get_args_parser().parse_args(["--standalone", f"--nproc-per-node={count}", *sys.argv])
+    arguments.shutdown_timeout = PATIENCE  # releases that do not know it wait for 30 seconds
+    try:
+        run.run(arguments)
+    except SignalException:
+        sys.exit(options.INTERRUPTED)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode != options.USER_ERROR:
+            click.echo(f"Error: rank {rank} ended with exit code {failure.exitcode}, so training stops; the same command goes "
+                       "on from the last checkpoint", err=True)
+        sys.exit(options.USER_ERROR)
+
+
+def main() -> None:
+    """The train.py command."""
+    options.run(train)

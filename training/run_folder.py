@@ -1,0 +1,146 @@
+"""A run's folder: its number, its options, whom it belongs to, and which run a command goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Optional
+
+import filelock
+
+from dnnlib.util import written_beside
+from training import checkpoint, config
+
+OPTIONS = "training_options.json"
+NUMBERED = re.compile(r"(\d{5,})-.+")
+GROWING = ("*.jsonl",)  # files that a run appends to
+
+
+def numbered(outdir: Path) -> Dict[int, Path]:
+    """Runs in a folder, by their numbers."""
+    found = outdir.iterdir() if outdir.is_dir() else []
+    return {int(match[1]): path for path in found if (match := NUMBERED.fullmatch(path.name)) and path.is_dir()}
+
+
+def next_folder(outdir: Path, name: str) -> Path:
+    """Where the next run goes: the largest number + 1."""
+    return outdir / f"{max(numbered(outdir), default=-1) + 1:05d}-{name}"
+
+
+def begin(outdir: Path, name: str, settings: Dict[str, Any]) -> Path:
+    """Makes a new run's folder with its options."""
+    outdir.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = next_folder(outdir, name)
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process was faster
+            continue
+        with written_beside(folder / OPTIONS) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2))
+        return folder
+
+
+def stored_options(folder: Path) -> Optional[Dict[str, Any]]:
+    """The options of a run, None where they cannot be read."""
+    try:
+        content = json.loads((folder / OPTIONS).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def of(place: Path) -> Path:
+    """The run's folder, of a checkpoint or of itself."""
+    return place if place.is_dir() else place.parent
+
+
+def lock(folder: Path) -> filelock.BaseFileLock:
+    """Held while a run is being trained. Raises ValueError where another process holds it."""
+    held = filelock.FileLock(folder / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ValueError(f"{folder}: another process is training this run: wait for it, or give --resume=none") from error
+    return held
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process is training this run."""
+    try:
+        lock(folder).release()
+    except ValueError:
+        return True
+    return False
+
+
+def unfinished(outdir: Path, settings: Dict[str, Any]) -> Optional[Path]:
+    """The newest run that these settings began, has a checkpoint, and is neither finished nor being trained."""
+    for _number, folder in sorted(numbered(outdir).items(), reverse=True):
+        stored = stored_options(folder)
+        if stored is None or config.differing(stored, settings) or not checkpoint.found(folder):
+            continue
+        if checkpoint.images_seen(checkpoint.found(folder)[0]) < settings["total_kimg"] * 1000 and not is_in_use(folder):
+            return folder
+    return None
+
+
+def chosen(resume: str, outdir: Path, settings: Dict[str, Any]) -> Optional[Path]:
+    """The run's folder or checkpoint that --resume stands for; None: a new run. Raises ValueError."""
+    if resume == "none":
+        return None
+    if resume == "auto":
+        return unfinished(outdir, settings)
+    if resume == "latest":
+        runs = [folder for _number, folder in sorted(numbered(outdir).items(), reverse=True) if checkpoint.found(folder)]
+        if not runs:
+            return None
+        _require_same(runs[0], settings)
+        return runs[0]
+    path = Path(resume)
+    if not path.exists():
+        raise ValueError(f"--resume={resume}: no such run or checkpoint (auto, none and latest choose by themselves)")
+    if path.is_dir() and not checkpoint.found(path):
+        raise ValueError(f"--resume={resume}: there is no checkpoint in this folder")
+    _require_same(of(path), settings)
+    return path
+
+
+def _require_same(folder: Path, settings: Dict[str, Any]) -> None:
+    stored = stored_options(folder)
+    if stored is None:
+        raise ValueError(f"{folder / OPTIONS}: the run's options cannot be read")
+    names = config.differing(stored, settings)
+    if names:
+        raise ValueError(f"--resume: {folder} was begun with another {', '.join(names[:5])}"
+                         f"{' and more' if len(names) > 5 else ''}: give the same options, or --init-from to begin anew")
+
+
+def load(path: Path, fingerprint: str, say: Callable[[str], None]) -> Dict[str, Any]:
+    """The checkpoint to go on from. Raises ValueError when none is whole, or the data are others."""
+    found = checkpoint.load_newest(path, say) if path.is_dir() else checkpoint.load(path)
+    if found is None:
+        raise ValueError(f"{path}: no checkpoint there is whole: begin anew with --resume=none")
+    if found["data"] != fingerprint:
+        raise ValueError(f"{path}: the data set is not the one that this run began with: give that, or begin anew with "
+                         "--init-from")
+    return found
+
+
+def lengths(folder: Path) -> Dict[str, int]:
+    """How long the growing files are now."""
+    return {path.name: path.stat().st_size for path in _growing(folder)}
+
+
+def cut(folder: Path, known: Dict[str, int]) -> None:
+    """Takes from the growing files what was written after their `lengths` were taken: it will be written again."""
+    for path in _growing(folder):
+        if path.stat().st_size > known.get(path.name, 0):
+            os.truncate(path, known.get(path.name, 0))
+
+
+def _growing(folder: Path) -> Iterator[Path]:
+    for pattern in GROWING:
+        yield from sorted(folder.glob(pattern))
