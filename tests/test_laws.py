@@ -19,7 +19,8 @@ from torch_utils.persistence import OFFICIAL_CLASSES, is_persistent
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("dnnlib", "torch_utils", "training", "eg3d")  # each may import itself and those before it; scripts may import all
-TEACHING = {"config", "schedules", "loss", "regularizers", "ada", "dataset", "checkpoint", "training_loop"}
+TEACHING = {"ada", "batch_size", "batches", "checkpoint", "config", "dataset", "grids", "loss", "phases", "regularizers",
+            "run_folder", "run_page", "schedules", "state", "training_loop", "watch"}
 PERSISTENT = sorted(set(OFFICIAL_CLASSES.values()))
 OLDEST_PYTHON = (3, 8)  # of the code bases that read our snapshots
 
