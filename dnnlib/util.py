@@ -258,7 +258,7 @@ class _Tee:
 
 
 class Logger:
-    """Inside `with Logger(path):` what is printed, to stdout and stderr, is also appended to a file."""
+    """Inside `with Logger(path):` what is printed, and the block's error, is also appended to a file."""
 
     def __init__(self, path: os.PathLike):
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed on leaving the block)
@@ -268,6 +268,8 @@ class Logger:
         sys.stdout, sys.stderr = [_Tee(stream, self._file) for stream in self._streams]
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, kind, error, _traceback) -> None:
         sys.stdout, sys.stderr = self._streams
+        if error is not None:
+            self._file.write(f"{kind.__name__}: {error}\n")
         self._file.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.distributed as dist
@@ -180,8 +180,9 @@ class GradientAverager:
         self._plan: Optional[_Plan] = None
         if size() > 1:
             for parameter in self._parameters:
-                if parameter.requires_grad:
-                    parameter.register_post_accumulate_grad_hook(self._arrived)
+                wanted = parameter.requires_grad
+                parameter.requires_grad_(True).register_post_accumulate_grad_hook(self._arrived)
+                parameter.requires_grad_(wanted)
 
     def begin(self, kind: str) -> None:
         """Call before the first backward pass of this kind."""
@@ -195,15 +196,23 @@ class GradientAverager:
     def finish(self) -> Tensor:
         """Call after the last one; every .grad is the average then. Returns how many elements were not finite."""
         plan, self._plan = self._plan, None
-        if size() > 1 and plan is not None:
-            plan.finish(self._parameters)
+        if size() > 1:
+            buckets = plan.finish(self._parameters)
+        else:
+            bucket = [parameter for parameter in self._parameters if parameter.grad is not None]
+            buckets = [(bucket, _flat(bucket))] if bucket else []
         strange = torch.zeros([], dtype=torch.int64)
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                strange = strange.to(parameter.grad.device) + (~torch.isfinite(parameter.grad)).sum()
-                torch.nan_to_num(parameter.grad, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT,
-                                 out=parameter.grad)
+        for bucket, flat in buckets:
+            strange = strange.to(flat.device) + (~torch.isfinite(flat)).sum()
+            torch.nan_to_num(flat, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT, out=flat)
+            for parameter, part in zip(bucket, flat.split([parameter.numel() for parameter in bucket])):
+                parameter.grad = part.view(parameter.shape)
         return strange
+
+
+def _flat(bucket: Sequence[Tensor]) -> Tensor:
+    """Gradients one after another."""
+    return torch.cat([parameter.grad.flatten() for parameter in bucket])
 
 
 class _Plan:
@@ -228,25 +237,26 @@ class _Plan:
                 self._send(self.buckets[len(self.travelling)])
 
     def _send(self, bucket: List[Tensor]) -> None:
-        flat = torch.cat([parameter.grad.flatten() for parameter in bucket])
+        flat = _flat(bucket)
         self.travelling.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
 
-    def finish(self, parameters: Sequence[Tensor]) -> None:
+    def finish(self, parameters: Sequence[Tensor]) -> List[Tuple[List[Tensor], Tensor]]:
+        """Every bucket with its averaged gradients."""
         if not self.buckets:
             self.learn(parameters)
         elif self.counts != self.expected:
             raise RuntimeError("a backward pass made other gradients than the first of its kind")
         for bucket in self.buckets[len(self.travelling):]:
             self._send(bucket)
-        for bucket, flat, handle in self.travelling:
+        for _bucket, flat, handle in self.travelling:
             handle.wait()
-            parts = (flat / size()).split([parameter.numel() for parameter in bucket])
-            for parameter, part in zip(bucket, parts):
-                parameter.grad.copy_(part.reshape(parameter.grad.shape))
-        self.travelling = []
+            flat /= size()
+        return [(bucket, flat) for bucket, flat, _handle in self.travelling]
 
     def learn(self, parameters: Sequence[Tensor]) -> None:
         """Rank 0's order of arrival is everyone's."""
+        if {id(parameter) for parameter in parameters if parameter.grad is not None} != {id(seen) for seen in self.counts}:
+            raise RuntimeError("gradients came that nobody noticed")
         own = {id(parameter): index for index, parameter in enumerate(parameters)}
         order = shared([own[id(parameter)] for parameter in self.counts])
         self.expected = dict(self.counts)

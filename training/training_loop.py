@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 import dnnlib
-from torch_utils import distributed, pickles, training_stats
+from torch_utils import distributed, misc, pickles, training_stats
 from training import checkpoint, grids, run_folder
 from training.batches import Batches
 from training.state import TrainingState, undisturbed
 from training.watch import Watch
 
+OWN_OF_RANKS = r".*\.w_avg"  # what each rank keeps of its own pictures
 LOSSES = ("Loss/G/loss", "Loss/D/loss")  # finite as long as training makes sense
 
 
@@ -35,9 +36,8 @@ def train(config: dnnlib.EasyDict, dataset, device: torch.device, folder: Option
           initial: Optional[dict] = None, resumed: Optional[Dict[str, Any]] = None) -> bool:
     """Trains until total_kimg or until someone asks to stop; returns whether it is finished.
 
-    config: see training/config.py. folder: the run's, on rank 0. initial: a snapshot whose weights to begin with. resumed: a
-    checkpoint's content, on rank 0. Raises ValueError when the loss is not finite or a picture cannot be read, OSError when
-    the disk is full; a run goes on from its last checkpoint then.
+    config: see training/config.py. On rank 0 only: the run's folder; initial, a snapshot whose weights to begin with; resumed, a
+    checkpoint's content. Raises ValueError when the loss is not finite or a picture cannot be read, OSError when the disk is full.
     """
     run = _Run(config, dataset, device, folder, calls, initial, resumed)
     try:
@@ -102,6 +102,8 @@ class _Run:
             metrics: Dict[str, Dict[str, float]] = {}
             if self._is_due(self.config.network_snapshot_ticks):
                 name = f"network-snapshot-{kimg}.pkl"
+                for network in (state.G, state.D, state.G_ema) if distributed.size() > 1 else ():
+                    misc.check_ddp_consistency(network, OWN_OF_RANKS)
                 if self.folder is not None:
                     pickles.save(state.snapshot(), self.folder / name)
                 if self.calls.evaluate is not None:

@@ -144,7 +144,8 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
     from training.training_loop import Calls, train
 
     place, resumed, initial = None, None, None
-    evaluate = _evaluation(config, dataset, device)
+    cameras = None if config.cond else functools.partial(_drawn_cameras, config.camera_kwargs)
+    evaluate = _evaluation(config, dataset, device, cameras)
     if distributed.rank() == 0:
         dataset.check()
         place = run_folder.chosen(asked.resume, Path(asked.outdir), json.loads(json.dumps(config)))
@@ -163,9 +164,7 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
         held.enter_context(run_folder.lock(folder))
         held.enter_context(Logger(folder / "log.txt"))
         _introduce(config, dataset, device, folder, resumed)
-    stop = Stop()
-    cameras = None if config.cond else functools.partial(_drawn_cameras, config.camera_kwargs)
-    finished = train(config, dataset, device, folder, Calls(stop, evaluate and functools.partial(evaluate, folder), cameras),
+    finished = train(config, dataset, device, folder, Calls(Stop(), evaluate and functools.partial(evaluate, folder), cameras),
                      initial=initial, resumed=resumed)
     if folder is not None:
         click.echo(f"Finished: {folder}" if finished else
@@ -214,7 +213,7 @@ def _drawn_cameras(camera, count: int):
     return labels.pack(poses, cameras.intrinsics(camera.focal))
 
 
-def _evaluation(config, dataset, device) -> Optional[Callable]:
+def _evaluation(config, dataset, device, cameras) -> Optional[Callable]:
     """(folder, G_ema, snapshot) -> metrics, written beside the snapshot; everything they need is looked at now."""
     if not config.metrics:
         return None
@@ -228,7 +227,7 @@ def _evaluation(config, dataset, device) -> Optional[Callable]:
         for name in config.metrics:
             began = time.time()
             found.update(metrics.evaluate([name], G_ema, dataset, device, detectors=config.detectors, batch=config.batch_gpu,
-                                          progress=folder is not None))
+                                          progress=folder is not None, cameras=cameras))
             if folder is not None:
                 metrics.write_result(folder, name, found[name], time.time() - began, distributed.size(), snapshot)
                 click.echo(f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in found[name].items())}")
