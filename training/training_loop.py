@@ -36,8 +36,8 @@ def train(config: dnnlib.EasyDict, dataset, device: torch.device, folder: Option
           initial: Optional[dict] = None, resumed: Optional[Dict[str, Any]] = None) -> bool:
     """Trains until total_kimg or until someone asks to stop; returns whether it is finished.
 
-    config: see training/config.py. On rank 0 only: the run's folder; initial, a snapshot whose weights to begin with; resumed, a
-    checkpoint's content. Raises ValueError when the loss is not finite or a picture cannot be read, OSError when the disk is full.
+    config: see training/config.py. On rank 0 only: the run's folder; initial, a snapshot whose weights to begin with; resumed,
+    a checkpoint's content. Raises ValueError (the loss is not finite, a picture cannot be read) and OSError (the disk is full).
     """
     run = _Run(config, dataset, device, folder, calls, initial, resumed)
     try:
@@ -65,12 +65,12 @@ class _Run:
         self.batches = Batches(dataset, self.state.order, config, len(self.state.phases), device, calls.cameras)
         self.grids = self._grids() if folder is not None else None
         self._checkpointed = self.watch.seconds
-        self._saved = resumed["common"]["counters"]["nimg"] if resumed else None
 
     def _resume(self, resumed: Optional[Dict[str, Any]]) -> None:
         found = distributed.shared(resumed)
         if found is not None:
             self.state.restore(found["common"], found["ranks"][distributed.rank()])
+        self._saved = None if found is None else self.state.nimg  # images seen at the checkpoint on the disk
         if self.folder is not None:
             run_folder.cut(self.folder, found["lengths"] if found else {})
 

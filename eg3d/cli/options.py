@@ -166,7 +166,7 @@ def load_network(network: str, device: str, trust: bool):
     from eg3d import generator
 
     torch.backends.cudnn.allow_tf32 = False  # the official pictures are full precision
-    click.echo(f"Loading {_one_line(network)} ...", err=True)
+    click.echo(f"Loading {one_line(network)} ...", err=True)
     return generator.load(network, device=device, trust=trust)
 
 
@@ -195,7 +195,7 @@ def run(command: click.Command) -> None:
         if not is_out_of_memory(error):
             raise
         message = TOO_LITTLE_MEMORY
-    click.echo(f"Error: {_one_line(message)}", err=True)
+    click.echo(f"Error: {one_line(message)}", err=True)
     sys.exit(USER_ERROR)
 
 
@@ -215,7 +215,7 @@ def check_shape_options(shapes: bool, suffix: str) -> None:
         needs("level", "part", because="--shapes and --shape-format=.ply, .obj or .glb")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Without line breaks; of what is too long the beginning and the end, which say what is wrong and what to do."""
     text = " ".join(text.split())
     half = LONGEST_MESSAGE // 2
@@ -223,7 +223,7 @@ def _one_line(text: str) -> str:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    text = f"Warning: {_one_line(str(message))}"
+    text = f"Warning: {one_line(str(message))}"
     if "tqdm" in sys.modules:  # above its progress bar
         sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
     else:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Callable, Dict, List, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import click
 
@@ -121,19 +121,32 @@ def _run(asked: configs.Options, config, dataset, device) -> None:
     try:
         with distributed.watched(), contextlib.ExitStack() as held:
             finished = _train(asked, config, dataset, device, held)
-    except distributed.RankLost:
-        if distributed.rank() == 0:
-            click.echo("Error: another rank has ended, so training stops; the same command goes on from the last checkpoint",
-                       err=True)
-        os._exit(options.USER_ERROR)  # leaving the group would wait for the rank that is gone
-    except (ValueError, OSError) as error:
-        if distributed.size() == 1:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        message = _told(error)
+        if message is None:
             raise
-        click.echo(f"Error: rank {distributed.rank()}: {error}", err=True)
-        os._exit(options.USER_ERROR)
+        if distributed.size() == 1:
+            raise click.ClickException(message) from error
+        if distributed.rank() == 0 or not isinstance(error, distributed.RankLost):  # one rank says that another is gone
+            click.echo(f"Error: rank {distributed.rank()}: {options.one_line(message)}", err=True)
+        os._exit(options.USER_ERROR)  # leaving the group would wait for ranks that may be gone
     distributed.stop()
     if not finished and not distributed.launched():
         sys.exit(options.INTERRUPTED)
+
+
+def _told(error: BaseException) -> Optional[str]:
+    """What to say of an error that is the user's or the machine's; None: it is ours."""
+    from torch_utils.distributed import RankLost
+    from torch_utils.misc import is_out_of_memory
+
+    if isinstance(error, RankLost):
+        return f"{error}, so training stops; the same command goes on from the last checkpoint"
+    if is_out_of_memory(error):
+        return "there is too little memory: give --batch-gpu=auto or a smaller --batch-gpu, or make the networks smaller"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return None if isinstance(error, RuntimeError) else str(error)
 
 
 def _train(asked: configs.Options, config, dataset, device, held: contextlib.ExitStack) -> bool:
@@ -146,11 +159,13 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
     place, resumed, initial = None, None, None
     cameras = None if config.cond else functools.partial(_drawn_cameras, config.camera_kwargs)
     evaluate = _evaluation(config, dataset, device, cameras)
+    prints = distributed.collected(dataset.fingerprint())
     if distributed.rank() == 0:
+        _require_same_data(prints, asked.data)
         dataset.check()
         place = run_folder.chosen(asked.resume, Path(asked.outdir), json.loads(json.dumps(config)))
         if place is not None:
-            resumed = run_folder.load(place, dataset.fingerprint(), click.echo)
+            resumed = run_folder.load(place, prints[0], click.echo)
             stored = run_folder.stored_options(run_folder.of(place))
             config.batch_gpu, config.G_kwargs = stored["batch_gpu"], _easy(stored["G_kwargs"])
         elif config.init_from is not None:
@@ -170,6 +185,12 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
         click.echo(f"Finished: {folder}" if finished else
                    f"Stopped; the state is kept in {folder}. The same command goes on from there.")
     return finished
+
+
+def _require_same_data(prints: List[str], data: str) -> None:
+    others = [rank for rank, one in enumerate(prints) if one != prints[0]]
+    if others:
+        raise ValueError(f"--data={data}: rank {others[0]} has other data under this name than rank 0: copy them anew")
 
 
 def _easy(tree: Any) -> Any:
