@@ -28,7 +28,7 @@ PICTURES, RESOLUTION = 64, 64
 SMALL = dict(
     cfg="ffhq", batch=4, gamma=0.3, cbase=4096, cmax=128, latent=128, plane_resolution=64, samples=16, importance=16,
     neural_rendering_resolution_initial=32, metrics="none", aug="ada", workers=1)
-WAYS = {"float32": {}, "--channels_last": dict(channels_last=True), "--bf16": dict(bf16=True)}
+WAYS = {"float32": {}, "--channels-last": dict(channels_last=True), "--bf16": dict(bf16=True)}
 
 
 class RandomPictures:

@@ -239,6 +239,18 @@ def folder_written_beside(path: os.PathLike):
 
 # ------------------------------------------------------------------------------------------------ logs
 
+def format_time(seconds: float) -> str:
+    """The two or three largest units: 5s, 2m 05s, 1h 02m 05s, 1d 01h 02m."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02d}h {minutes:02d}m"
+    if hours:
+        return f"{hours}h {minutes:02d}m {rest:02d}s"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
 class _Tee:
     """A stream whose text goes into a file too; in all else it is the stream."""
 

@@ -10,14 +10,18 @@ import pytest
 import trimesh
 
 from eg3d import generator, sampling, shapes
+from eg3d.cli.dataset import dataset
 from eg3d.cli.main import eg3d
+from eg3d.cli.metrics import metrics
 from eg3d.cli.samples import samples
+from eg3d.cli.train import train
 from eg3d.cli.videos import videos
 from eg3d.session import Session
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
-COMMANDS = {"gen_samples.py": samples, "gen_videos.py": videos}
+COMMANDS = {"gen_samples.py": samples, "gen_videos.py": videos, "train.py": train, "dataset_tool.py": dataset,
+            "calc_metrics.py": metrics}
 each = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -36,15 +40,18 @@ def test_links(path):
 def test_options_exist(path):
     """Whatever looks like an option is one of some command, or of the tools around."""
     known = {option for command in [*COMMANDS.values(), *eg3d.commands.values(), eg3d] for param in command.params
-             for option in param.opts} | {"--help", "--no-deps", "--rounds", "--cfg"}
+             for option in param.opts} | {
+        "--help", "--no-deps", "--rounds", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"}
     assert set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", path.read_text())) <= known
 
 
 @each
 def test_commands_parse(path):
     """Command lines that are shown are lines that the commands understand."""
-    lines = re.findall(r"^    (?:python )?(gen_\w+\.py|eg3d \w+) (.+)$", path.read_text(), re.MULTILINE)
+    lines = re.findall(r"^    (?:python )?(\w+\.py|eg3d \w+) (.+)$", path.read_text(), re.MULTILINE)
     for name, arguments in lines:
+        if name not in COMMANDS and name.endswith(".py"):  # a benchmark
+            continue
         command = COMMANDS.get(name) or eg3d.commands[name.split()[1]]
         with click.Context(command) as context:
             command.parse_args(context, shlex.split(arguments, comments=True))

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from dnnlib.util import written_beside
+from dnnlib.util import format_time, written_beside
 
 PAGE = "index.html"
 RELOAD = 60  # seconds
@@ -286,17 +286,6 @@ def _curves(rows: List[Dict[str, float]], metrics: Dict[str, Dict[str, Points]],
 
 # ------------------------------------------------------------------------------------------------ the rest of the page
 
-def duration(seconds: float) -> str:
-    """Seconds in words: 45 s, 12 min, 3 h 05 min, 6 d 21 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
-
-
 def _state(rows: List[Dict[str, float]], options: Dict[str, Any]) -> str:
     if not rows:
         return '<p><small>No numbers yet: the first tick has not ended.</small></p>'
@@ -309,7 +298,7 @@ def _state(rows: List[Dict[str, float]], options: Dict[str, Any]) -> str:
     if total and kimg >= total:
         facts["Time left"] = "none: complete"
     elif total and pace:
-        facts["Time left"] = duration((total - kimg) * pace)
+        facts["Time left"] = format_time((total - kimg) * pace)
     if "timestamp" in row:
         facts["Last numbers"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["timestamp"]))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())

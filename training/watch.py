@@ -14,6 +14,7 @@ from typing import Any, Dict, Optional
 import torch
 import tqdm
 
+from dnnlib.util import format_time
 from torch_utils import training_stats
 from training import run_page
 from training.state import TrainingState
@@ -55,7 +56,7 @@ class Watch:
         memory = _gpu_memory(state.device)
         fields = [
             f"tick {report('Progress/tick', state.tick):<5d}", f"kimg {report('Progress/kimg', state.nimg / 1000):<8.1f}",
-            f"time {_duration(report('Timing/total_sec', self.seconds)):<12s}",
+            f"time {format_time(report('Timing/total_sec', self.seconds)):<12s}",
             f"sec/tick {report('Timing/sec_per_tick', seconds):<7.1f}",
             f"sec/kimg {report('Timing/sec_per_kimg', per_kimg):<7.2f}",
             f"maintenance {report('Timing/maintenance_sec', self._maintenance):<6.1f}",
@@ -110,14 +111,6 @@ def _tensorboard(folder: Path, nimg: int):
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=nimg // 1000 + 1 if nimg > 0 else None)
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (whole % 60, "s")]
-    first = next((place for place, (number, _) in enumerate(parts) if number > 0), len(parts) - 1)
-    return " ".join(f"{number}{unit}" for number, unit in parts[first : first + 3])
 
 
 def _cpu_memory() -> float:

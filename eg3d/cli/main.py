@@ -7,7 +7,10 @@ import click
 from eg3d.cli import options
 from eg3d.cli.check import check
 from eg3d.cli.convert import convert
+from eg3d.cli.dataset import dataset
+from eg3d.cli.metrics import metrics
 from eg3d.cli.samples import samples
+from eg3d.cli.train import train
 from eg3d.cli.videos import videos
 
 
@@ -18,7 +21,7 @@ def _version() -> str:
         return "(a checkout that is not installed)"
 
 
-@click.group(commands=[samples, videos, convert, check], invoke_without_command=True)
+@click.group(commands=[dataset, train, samples, videos, metrics, convert, check], invoke_without_command=True)
 @click.version_option(_version(), prog_name="eg3d")
 @click.pass_context
 def eg3d(ctx: click.Context) -> None:

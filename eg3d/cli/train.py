@@ -143,7 +143,7 @@ def _told(error: BaseException) -> Optional[str]:
     if isinstance(error, RankLost):
         return f"{error}, so training stops; the same command goes on from the last checkpoint"
     if is_out_of_memory(error):
-        return "there is too little memory: give --batch-gpu=auto or a smaller --batch-gpu, or make the networks smaller"
+        return "there is too little memory: give --batch-gpu=auto or a smaller --batch-gpu, or shrink the networks"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return None if isinstance(error, RuntimeError) else str(error)

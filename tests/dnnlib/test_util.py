@@ -565,3 +565,21 @@ def test_what_is_no_ordinary_file(tmp_path, beside):
     with pytest.raises(OSError, match="pipe: what is there is no ordinary file"), beside(tmp_path / "pipe"):
         pytest.fail("nothing can be written there")
     assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("seconds, words", [(0, "0s"), (59.4, "59s"), (60, "1m 00s"), (3599.6, "1h 00m 00s"),
+                                            (3725, "1h 02m 05s"), (86399, "23h 59m 59s"), (594000, "6d 21h 00m")])
+def test_format_time(seconds, words):
+    assert util.format_time(seconds) == words
+
+
+def test_logger(tmp_path, capsys):
+    """What is printed goes to both; an error is noted, and raised on."""
+    with util.Logger(tmp_path / "log.txt"):
+        print("one")
+        print("two", file=sys.stderr)
+    with pytest.raises(ValueError), util.Logger(tmp_path / "log.txt"):
+        raise ValueError("three")
+    print("four")
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\nValueError: three\n"
+    assert capsys.readouterr() == ("one\nfour\n", "two\n")
