@@ -46,8 +46,10 @@ def test_options_exist(path):
 
 
 @each
-def test_commands_parse(path):
+def test_commands_parse(path, tmp_path, monkeypatch):
     """Command lines that are shown are lines that the commands understand."""
+    monkeypatch.chdir(tmp_path)
+    Path("crops.json").touch()
     lines = re.findall(r"^    (?:python )?(\w+\.py|eg3d \w+) (.+)$", path.read_text(), re.MULTILINE)
     for name, arguments in lines:
         if name not in COMMANDS and name.endswith(".py"):  # a benchmark

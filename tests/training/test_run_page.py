@@ -244,7 +244,7 @@ def test_state_of_the_run(run_dir):
     text = page(run_dir)
     facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", text))
     assert facts.pop("Last numbers").startswith("2023-11-1")  # 1.7e9 seconds, 14 or 15 November by the time zone
-    assert facts == {"Tick": "9", "kimg": "18.0 of 40", "Seconds per kimg": "30.00", "Time left": "11m 40s"}
+    assert facts == {"Tick": "9", "kimg": "18.0 of 40", "Seconds per kimg": "30.00", "Time left": "11m 00s"}
     with open(run_dir / "stats.jsonl", "a") as file:
         file.write(stats_line(20, 40.0))
     assert "none: complete" in page(run_dir)
