@@ -235,7 +235,7 @@ def resolve(asked: Options, facts: Facts) -> EasyDict:
             class_name="training.dataset.ImageFolderDataset", path=asked.data, use_labels=asked.cond, max_size=facts.items,
             xflip=asked.mirror, resolution=facts.resolution, random_seed=asked.seed),
         num_gpus=facts.num_gpus, batch_size=asked.batch, batch_gpu=_batch_gpu(asked, facts.num_gpus),
-        metrics=[] if asked.metrics.lower() == NO_METRICS else asked.metrics.split(","), detectors=_detectors(asked.detector),
+        metrics=[] if asked.metrics.lower() == NO_METRICS else asked.metrics.split(","), detectors=detectors(asked.detector),
         total_kimg=asked.kimg, kimg_per_tick=asked.tick, image_snapshot_ticks=asked.snap, network_snapshot_ticks=asked.snap,
         random_seed=asked.seed, ema_kimg=asked.batch * 10 / 32, ema_rampup=0.05 if asked.init_from is None else None,
         G_reg_interval=asked.density_reg_every if asked.density_reg > 0 else None, D_reg_interval=16,
@@ -350,13 +350,15 @@ def check_group(batch_gpu: int, group: int) -> None:
         raise ValueError(f"--batch-gpu ({batch_gpu}) must be a multiple of --mbstd-group ({group})")
 
 
-def _detectors(text: Optional[str]) -> Dict[str, str]:
-    """kind -> file or URL. Raises ValueError."""
-    found = {}
+def detectors(text: Optional[str]) -> Dict[str, str]:
+    """kind -> file or URL, of a text like inception=FILE,vgg=URL. Raises ValueError."""
+    found: Dict[str, str] = {}
     for part in text.split(",") if text else []:
         kind, mark, place = part.partition("=")
         if kind not in DETECTORS or not mark or not place:
-            raise ValueError(f"--detector is {text!r}: write it like inception=FILE,vgg=FILE")
+            raise ValueError(f"--detector is {part!r}: write it like inception=FILE or vgg=FILE")
+        if kind in found:
+            raise ValueError(f"--detector={kind}=... is given twice: leave one out")
         found[kind] = place
     return found
 

@@ -16,7 +16,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import PIL.Image
@@ -48,7 +48,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     def __init__(self, path, resolution=None, max_size=None, use_labels=False, xflip=False, random_seed=0):
         self.path = os.fspath(path)
         self.name = Path(self.path).stem
-        self._files = _open(self.path)
+        self._files = open_files(self.path)
         PIL.Image.init()
         self._names = sorted(name for name in self._files.sizes if os.path.splitext(name)[1].lower() in PIL.Image.EXTENSION)
         if not self._names:
@@ -300,7 +300,8 @@ class _Zip:
         return dict(self.__dict__, _opened=(None, None))
 
 
-def _open(path: str):
+def open_files(path: str) -> Union[_Folder, _Zip]:
+    """The files of a folder or zip: `sizes` by name, open(name), read(name). Raises DatasetError."""
     if os.path.isdir(path):
         return _Folder(path)
     if not os.path.exists(path):

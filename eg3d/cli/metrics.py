@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Optional
 
 import click
 
-from eg3d.cli import options
+from eg3d.cli import options, ranks
+from training import config as configs
 
 
 @click.command("metrics")
@@ -25,9 +26,10 @@ from eg3d.cli import options
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Start of all random numbers.")
 @click.option("--outdir", type=options.Output(folder=True), metavar="FOLDER",
               help="Where metric-NAME.jsonl goes; by default the network's folder, if it is a file here.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Processes on this machine; by default torchrun's, else one.")
 @options.device_option
 @options.trust_option
-def metrics(network, wanted, data, mirror, detectors, batch, seed, outdir, device, trust):
+def metrics(network, wanted, data, mirror, detectors, batch, seed, outdir, gpus, device, trust):
     """Measure a network against real pictures, or its own geometry."""
     import torch
 
@@ -35,11 +37,13 @@ def metrics(network, wanted, data, mirror, detectors, batch, seed, outdir, devic
     from eg3d import metrics as measured
     from torch_utils import distributed
 
-    places = _places(detectors)
+    places = configs.detectors(",".join(detectors))
     wanted = [name.strip() for name in wanted.split(",")]
     device = generator.choose_device(device)
     measured.check(wanted, places)
     torch.backends.cudnn.allow_tf32 = False  # official numbers are of full precision
+    if ranks.are_to_start(ranks.count(gpus)):
+        return ranks.start(gpus)
     snapshot = generator.load_snapshot(network, trust=trust)
     G = generator.generator_of(snapshot, network)
     dataset = _dataset(network, snapshot, G, data, mirror)
@@ -55,19 +59,7 @@ def metrics(network, wanted, data, mirror, detectors, batch, seed, outdir, devic
                 seen = os.path.relpath(network, place) if os.path.isfile(network) else network
                 measured.write_result(place, name, found, time.time() - began, distributed.size(), seen)
     distributed.stop()
-
-
-def _places(detectors: Tuple[str, ...]) -> Dict[str, str]:
-    """kind -> file or URL."""
-    found = {}
-    for text in detectors:
-        kind, mark, place = text.partition("=")
-        if kind not in ("inception", "vgg") or not mark or not place:
-            raise click.UsageError(f"--detector is {text!r}: write it like inception=FILE or vgg=FILE")
-        if kind in found:
-            raise click.UsageError(f"--detector={kind}=... is given twice: leave one out")
-        found[kind] = place
-    return found
+    return None
 
 
 def _dataset(network: str, snapshot, G, data: Optional[str], mirror: Optional[bool]):

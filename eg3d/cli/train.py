@@ -16,10 +16,8 @@ from typing import Any, Callable, Dict, List, Literal, Optional, Union, get_args
 import click
 
 from dnnlib import EasyDict
-from eg3d.cli import options
+from eg3d.cli import options, ranks
 from training import config as configs
-
-PATIENCE = 600  # seconds that a rank may take to write its checkpoint when asked to stop
 
 
 class Size(click.IntRange):
@@ -82,27 +80,17 @@ def train(asked: configs.Options, dry_run: bool) -> None:
     from training.dataset import ImageFolderDataset
 
     device = generator.choose_device(asked.device)
-    ranks = _ranks(asked)
+    count = ranks.count(asked.gpus)
     dataset = ImageFolderDataset(asked.data, use_labels=asked.cond, xflip=asked.mirror)
     items = len(dataset) // (1 + asked.mirror)
-    config = configs.resolve(asked, configs.Facts(dataset.name, items, dataset.resolution, ranks))
+    config = configs.resolve(asked, configs.Facts(dataset.name, items, dataset.resolution, count))
     if dry_run:
         folder = run_folder.next_folder(Path(asked.outdir), config.run_name)
         click.echo(json.dumps(dict(config, run_dir=str(folder)), indent=2))
-    elif ranks > 1 and "RANK" not in os.environ:
-        _start_ranks(ranks)
+    elif ranks.are_to_start(count):
+        ranks.start(count)
     else:
         _run(asked, config, dataset, device)
-
-
-def _ranks(asked: configs.Options) -> int:
-    """How many processes train together."""
-    started = os.environ.get("WORLD_SIZE")
-    if started is None:
-        return asked.gpus or 1
-    if asked.gpus is not None and asked.gpus != int(started):
-        raise click.UsageError(f"--gpus ({asked.gpus}) is not what torchrun started ({started}): leave --gpus out")
-    return int(started)
 
 
 # ------------------------------------------------------------------------------------------------ one rank
@@ -278,32 +266,6 @@ class Stop:
         if not self._asked and distributed.rank() == 0:
             os.write(2, b"\nStopping after this batch, with a checkpoint ...\n")  # print may be busy
         self._asked = True
-
-
-# ------------------------------------------------------------------------------------------------ many ranks
-
-def _start_ranks(count: int) -> None:
-    """Runs this command again in `count` processes of torchrun's elastic agent, and ends as they end."""
-    import logging
-
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # ranks tell their errors themselves
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
-    arguments = run.get_args_parser().parse_args(["--standalone", f"--nproc-per-node={count}", *sys.argv])
-    arguments.shutdown_timeout = PATIENCE  # releases that do not know it wait for 30 seconds
-    try:
-        run.run(arguments)
-    except SignalException:
-        sys.exit(options.INTERRUPTED)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode != options.USER_ERROR:
-            click.echo(f"Error: rank {rank} ended with exit code {failure.exitcode}, so training stops; the same command goes "
-                       "on from the last checkpoint", err=True)
-        sys.exit(options.USER_ERROR)
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def opened(path: str, kind: Optional[str], radius: float, crops: Optional[str], 
 
     Raises ValueError with one line.
     """
-    files = datasets._open(path)
+    files = datasets.open_files(path)
     kind = kind or _kind(path, files)
     if crops is not None and kind != "labels":
         raise ValueError(f"{crops}: crops belong to a dataset.json, not to {kind} data: leave --crops out")

@@ -39,9 +39,14 @@ def test_suggestion_of_the_official_cameras(pivot, radius, focal, official):
         assert abs(found[name] / value - 1) < 0.25, name
 
 
-def test_suggestion_covers_what_is_seen():
-    """Points of the sphere that reaches the corners of the average picture lie in the box, and on rays of every camera."""
+@pytest.mark.parametrize("spread", [0.0, 0.9])
+def test_suggestion_covers_what_is_seen(spread):
+    """Points of the sphere that reaches the corners of the average picture lie in the box, and on rays of every camera.
+
+    Cameras that come nearer and go farther, each along its axis, are held to it too.
+    """
     labels = around((0.1, -0.2, 0.2), 2.0, 1.5, yaw=1.0, pitch=0.3)
+    labels[:, [3, 7, 11]] += labels[:, [2, 6, 10]] * np.random.RandomState(1).uniform(-spread, spread, (200, 1))
     found = suggest(labels)
     poses = labels[:, :16].reshape(-1, 4, 4)
     pivot = np.array(found["pivot"])
@@ -51,7 +56,7 @@ def test_suggestion_covers_what_is_seen():
     assert np.abs(points).max() <= found["box_warp"] / 2 + 1e-4 and np.abs(points).max() > 0.45 * found["box_warp"]
     distances = np.linalg.norm(poses[:, None, :3, 3] - points, axis=2)
     assert found["ray_start"] <= distances.min() + 1e-4 and distances.max() - 1e-4 <= found["ray_end"]
-    assert found["ray_end"] < 1.2 * distances.max()
+    assert found["ray_end"] < 1.3 * distances.max()
 
 
 def test_pivot_is_the_nearest_point():
