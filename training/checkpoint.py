@@ -51,13 +51,22 @@ def save(content: Dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())  # the new one is on the disk before an old one goes
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         kept = found(path.parent)
         last = f"the last one, {kept[0]}, is intact" if kept else "there is none before it"
-        raise OSError(f"{path}: the checkpoint was not written ({reason}); {last}; make room and run the same command again"
+        raise OSError(f"{path}: the checkpoint was not written ({_reason(error)}); {last}; make room and run the same command again"
                       ) from error
     for old in found(path.parent)[KEPT:]:
         old.unlink()
+
+
+def _reason(error: Optional[BaseException]) -> str:
+    """The system's words, which PyTorch's own error may hide."""
+    first = str(error).splitlines()[0]
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__context__
+    return first
 
 
 def load(path: Path) -> Dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Union
 
 from dnnlib import EasyDict
+from dnnlib.util import get_obj_by_name
 
 # ------------------------------------------------------------------------------------------------ presets
 
@@ -263,6 +264,8 @@ def _generator(asked: Options, view: Preset, facts: Facts) -> EasyDict:
         raise ValueError(f"{asked.data} holds pictures of {facts.resolution} pixels a side: {SMALLEST} is the least")
     width = dict(channel_base=asked.cbase, channel_max=asked.cmax, fused_modconv_default="inference_only")
     module = asked.sr_module
+    if module is not None:
+        _require_class(module)
     if module is None and facts.resolution in SUPERRESOLUTION:
         module = f"training.superresolution.{SUPERRESOLUTION[facts.resolution]}"
     if module is None:
@@ -291,6 +294,14 @@ def _generator(asked: Options, view: Preset, facts: Facts) -> EasyDict:
     own = dict(plane_resolution=256, plane_channels=32, decoder_width=64)
     generator.update({name: getattr(asked, name) for name, official in own.items() if getattr(asked, name) != official})
     return generator
+
+
+def _require_class(name: str) -> None:
+    try:
+        get_obj_by_name(name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--sr-module={name}: there is no such class; write it like "
+                         "training.superresolution.SuperresolutionHybrid8XDC") from error
 
 
 def _discriminator(asked: Options) -> EasyDict:
