@@ -53,8 +53,8 @@ def save(content: Dict[str, Any], path: Path) -> None:
     except (OSError, RuntimeError) as error:
         kept = found(path.parent)
         last = f"the last one, {kept[0]}, is intact" if kept else "there is none before it"
-        raise OSError(f"{path}: the checkpoint was not written ({_reason(error)}); {last}; make room and run the same command again"
-                      ) from error
+        raise OSError(f"{path}: the checkpoint was not written ({_reason(error)}); {last}; make room and run the same command "
+                      "again") from error
     for old in found(path.parent)[KEPT:]:
         old.unlink()
 
