@@ -156,7 +156,8 @@ def on_hosts(hosts, data, folders, *settings):
     started = []
     for (name, end, address), folder in zip(hosts, folders):
         command = ["ip", "netns", "exec", name, *TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d",
-                   f"--rdzv-endpoint={ADDRESSES[0]}:29512", f"--local-addr={address}", str(HERE / "runs.py"), str(folder),
+                   f"--rdzv-endpoint={ADDRESSES[0]}:29512", f"--local-addr={address}",
+                   f"--rdzv-conf=is_host={int(address == ADDRESSES[0])}", str(HERE / "runs.py"), str(folder),
                    str(data), "8", *settings]
         started.append(subprocess.Popen(command, env=dict(ENVIRONMENT, GLOO_SOCKET_IFNAME=end, OMP_NUM_THREADS="1")))
     return [process.wait(timeout=300) for process in started]
