@@ -2,7 +2,7 @@
 
 import pytest
 
-from training import schedules
+from training import ada, schedules
 
 KIMG = 1000  # images
 
@@ -51,3 +51,21 @@ def test_rendering_resolution(kimg, expected):
 
 def test_resolution_without_a_final_one():
     assert [schedules.rendering_resolution(nimg, 64, None, 1000) for nimg in (0, 10**9)] == [64, 64]
+
+
+@pytest.mark.parametrize("nimg, rampup, half_life", [(0, 0.05, 0), (20_000, 0.05, 1000), (200_000, 0.05, 10_000),
+                                                     (1e9, 0.05, 10_000), (0, None, 10_000)])
+def test_ema_decay(nimg, rampup, half_life):
+    """Half of it is left after the half-life, which grows with the images seen; at the start nothing is kept."""
+    decay = schedules.ema_decay(nimg, 32, 10, rampup)
+    assert decay == (0.5 ** (32 / half_life) if half_life else 0)
+
+
+STEP = 32 * 4 / 500_000
+
+
+@pytest.mark.parametrize("p, sign, expected", [(0.5, 0.7, 0.5 + STEP), (0.5, 0.5, 0.5 - STEP), (0.0, 0.1, 0.0),
+                                               (1.0, 0.9, 1.0 + STEP), (0.5, 0.6, 0.5), (0.5, float("nan"), 0.5)])
+def test_ada(p, sign, expected):
+    """Up above the target, down below, never under 0, over 1 if need be; nothing known, nothing done."""
+    assert ada.adapted(p, sign, target=0.6, batch=32, ada_kimg=500) == pytest.approx(expected, abs=1e-15)
