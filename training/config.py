@@ -53,7 +53,7 @@ DETECTORS = ("inception", "vgg")
 
 # What may change when a run is continued: none of it changes what is learnt.
 FREE = ("total_kimg", "kimg_per_tick", "image_snapshot_ticks", "network_snapshot_ticks", "metrics", "detectors",
-        "checkpoint_minutes", "data_loader_kwargs", "grid", "cudnn_benchmark", "device")
+        "checkpoint_minutes", "data_loader_kwargs", "grid", "cudnn_benchmark", "device", "run_name")
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -380,8 +380,8 @@ def _run_name(asked: Options, facts: Facts) -> str:
     return name if asked.desc is None else f"{name}-{asked.desc}"
 
 
-def differing(stored: dict, asked: dict) -> List[str]:
-    """Names of settings that differ and may not when a run goes on; a data set may have moved."""
+def differing(stored: dict, asked: dict) -> Dict[str, Tuple[Any, Any]]:
+    """Settings that differ and may not when a run goes on, with both values; a data set may have moved."""
     def flat(tree: dict, prefix: str = "") -> Dict[str, Any]:
         found = {}
         for key, value in tree.items():
@@ -399,4 +399,4 @@ def differing(stored: dict, asked: dict) -> List[str]:
         return settings
 
     one, other = kept(stored), kept(asked)
-    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+    return {key: (one.get(key), other.get(key)) for key in sorted({*one, *other}) if one.get(key) != other.get(key)}

@@ -15,6 +15,7 @@ from training import checkpoint, config
 
 OPTIONS = "training_options.json"
 NUMBERED = re.compile(r"(\d{5,})-.+")
+LOCK = ".lock"
 GROWING = ("*.jsonl",)  # files that a run appends to
 
 
@@ -59,7 +60,7 @@ def of(place: Path) -> Path:
 
 def lock(folder: Path) -> filelock.BaseFileLock:
     """Held while a run is being trained. Raises ValueError where another process holds it."""
-    held = filelock.FileLock(folder / ".lock")
+    held = filelock.FileLock(folder / LOCK)
     try:
         held.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -80,7 +81,9 @@ def unfinished(outdir: Path, settings: Dict[str, Any]) -> Optional[Path]:
     """The newest run that these settings began, has a checkpoint, and is neither finished nor being trained."""
     for _number, folder in sorted(numbered(outdir).items(), reverse=True):
         stored = stored_options(folder)
-        if stored is None or config.differing(stored, settings) or not checkpoint.found(folder):
+        if stored is None or stored.get("run_name") != settings["run_name"] or config.differing(stored, settings):
+            continue
+        if not checkpoint.found(folder):
             continue
         if checkpoint.images_seen(checkpoint.found(folder)[0]) < settings["total_kimg"] * 1000 and not is_in_use(folder):
             return folder
@@ -112,10 +115,11 @@ def _require_same(folder: Path, settings: Dict[str, Any]) -> None:
     stored = stored_options(folder)
     if stored is None:
         raise ValueError(f"{folder / OPTIONS}: the run's options cannot be read")
-    names = config.differing(stored, settings)
-    if names:
-        raise ValueError(f"--resume: {folder} was begun with another {', '.join(names[:5])}"
-                         f"{' and more' if len(names) > 5 else ''}: give the same options, or --init-from to begin anew")
+    differing = config.differing(stored, settings)
+    if differing:
+        shown = ", ".join(f"{name} {one} (now {other})" for name, (one, other) in list(differing.items())[:3])
+        raise ValueError(f"--resume: {folder} was begun with {shown}{' and more' if len(differing) > 3 else ''}: give the same "
+                         "options, or --init-from to begin anew")
 
 
 def load(path: Path, fingerprint: str, say: Callable[[str], None]) -> Dict[str, Any]:
@@ -134,8 +138,12 @@ def lengths(folder: Path) -> Dict[str, int]:
     return {path.name: path.stat().st_size for path in _growing(folder)}
 
 
-def cut(folder: Path, known: Dict[str, int]) -> None:
-    """Takes from the growing files what was written after their `lengths` were taken: it will be written again."""
+def tidy(folder: Path, known: Dict[str, int]) -> None:
+    """Takes from the growing files what was written after their `lengths` were taken, since it will be written again, and
+    deletes what was half-written when the run was killed."""
+    for path in folder.glob(".*"):
+        if path.name != LOCK and path.is_file():
+            path.unlink()
     for path in _growing(folder):
         if path.stat().st_size > known.get(path.name, 0):
             os.truncate(path, known.get(path.name, 0))

@@ -1,7 +1,4 @@
-"""The training loop: fetch, step the phases, update the average, adapt the augmentation, maintain.
-
-One process (rank) of any number on any number of hosts; `train.py` starts it. Rank 0 alone touches the run's folder.
-"""
+"""The training loop, in one process (rank) of any number on any number of hosts. Rank 0 alone touches the run's folder."""
 
 from __future__ import annotations
 
@@ -72,7 +69,7 @@ class _Run:
             self.state.restore(found["common"], found["ranks"][distributed.rank()])
         self._saved = None if found is None else self.state.nimg  # images seen at the checkpoint on the disk
         if self.folder is not None:
-            run_folder.cut(self.folder, found["lengths"] if found else {})
+            run_folder.tidy(self.folder, found["lengths"] if found else {})
 
     def _grids(self) -> grids.Grids:
         shape = grids.layout(self.dataset.resolution, self.config.grid)
@@ -123,6 +120,8 @@ class _Run:
         stop, late = distributed.most([self.calls.stop(), late])
         if late and not stop and not self.state.is_done:
             self.save_checkpoint()
+        if stop:
+            self.watch.say("Stopping, with a checkpoint ...")
         return bool(stop)
 
     def save_checkpoint(self) -> None:

@@ -10,6 +10,7 @@ import click
 
 from eg3d.cli import options
 
+STARTED = "EG3D_RANKS"  # in the environment of ranks that were started here: this process tells that one has died
 PATIENCE = 600  # seconds that a rank may take to write its checkpoint when asked to stop
 
 
@@ -36,7 +37,8 @@ def start(number: int) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # ranks tell their errors themselves
+    logging.disable(logging.CRITICAL)  # of the agent's: ranks tell their errors themselves
+    os.environ[STARTED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // number, 1)))
     arguments = run.get_args_parser().parse_args(["--standalone", f"--nproc-per-node={number}", *sys.argv])
     arguments.shutdown_timeout = PATIENCE  # releases that do not know it wait for 30 seconds

@@ -115,7 +115,8 @@ def _run(asked: configs.Options, config, dataset, device) -> None:
             raise
         if distributed.size() == 1:
             raise click.ClickException(message) from error
-        if distributed.rank() == 0 or not isinstance(error, distributed.RankLost):  # one rank says that another is gone
+        lost = isinstance(error, distributed.RankLost)  # which one process tells
+        if not lost or (distributed.rank() == 0 and ranks.STARTED not in os.environ):
             click.echo(f"Error: rank {distributed.rank()}: {options.one_line(message)}", err=True)
         os._exit(options.USER_ERROR)  # leaving the group would wait for ranks that may be gone
     distributed.stop()
@@ -166,8 +167,10 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
         folder = run_folder.begin(Path(asked.outdir), config.run_name, config) if place is None else run_folder.of(place)
         held.enter_context(run_folder.lock(folder))
         held.enter_context(Logger(folder / "log.txt"))
+    stop = Stop()
+    if folder is not None:
         _introduce(config, dataset, device, folder, resumed)
-    finished = train(config, dataset, device, folder, Calls(Stop(), evaluate and functools.partial(evaluate, folder), cameras),
+    finished = train(config, dataset, device, folder, Calls(stop, evaluate and functools.partial(evaluate, folder), cameras),
                      initial=initial, resumed=resumed)
     if folder is not None:
         click.echo(f"Finished: {folder}" if finished else
@@ -263,8 +266,6 @@ class Stop:
 
         if self._asked and number == signal.SIGINT and not distributed.launched():
             raise KeyboardInterrupt
-        if not self._asked and distributed.rank() == 0:
-            os.write(2, b"\nStopping after this batch, with a checkpoint ...\n")  # print may be busy
         self._asked = True
 
 

@@ -145,11 +145,11 @@ def test_differing():
     one = json.loads(json.dumps(dry_run("--cfg=ffhq --data=data128.zip --batch=8 --gamma=1")))
     other = json.loads(json.dumps(dict(one, total_kimg=1, metrics=[], training_set_kwargs=dict(
         one["training_set_kwargs"], path="elsewhere.zip"))))
-    assert configs.differing(one, other) == []
+    assert configs.differing(one, other) == {}
     other["loss_kwargs"]["r1_gamma"] = 2
     other["batch_gpu"] = 4
-    assert configs.differing(one, other) == ["batch_gpu", "loss_kwargs.r1_gamma"]
-    assert configs.differing(one, dict(one, batch_gpu="auto")) == []
+    assert configs.differing(one, other) == {"batch_gpu": (8, 4), "loss_kwargs.r1_gamma": (1, 2)}
+    assert configs.differing(one, dict(one, batch_gpu="auto")) == {}
 
 
 def test_help_is_quick():

@@ -1,4 +1,4 @@
-"""Several processes as one: gradients, resuming, a rank that dies, two hosts. All on the CPU, over gloo."""
+"""Several processes as one: going on, a rank that dies, two hosts. All on the CPU, over gloo."""
 
 import os
 import shutil
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import runs
 import scene
-import torch
 
 from training import checkpoint
 
@@ -34,21 +33,6 @@ def data(tmp_path_factory):
 def two_ranks(script, *arguments):
     command = [*TORCHRUN, "--standalone", "--nproc-per-node=2", str(HERE / script), *map(str, arguments)]
     return subprocess.run(command, env=ENVIRONMENT, timeout=300).returncode
-
-
-def test_gradients_are_averaged(data, tmp_path):
-    """Two ranks make the gradients that one makes, on the same draws; later batches send buckets before backward ends."""
-    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
-    subprocess.run([sys.executable, str(HERE / "averaging.py"), str(data), str(one)], env=ENVIRONMENT, check=True, timeout=300)
-    assert two_ranks("averaging.py", data, two) == 0
-    (alone, _), (together, early) = [torch.load(path, weights_only=True) for path in (one, two)]
-    assert len(alone) == len(together) == 12
-    for mine, ours in zip(alone, together):
-        assert mine.keys() == ours.keys() and len(mine) > 0
-        for name, gradient in mine.items():
-            # 1e-5 of the largest: sums of float32 in another order
-            torch.testing.assert_close(ours[name], gradient, rtol=0, atol=1e-5 * max(1, float(gradient.abs().max())))
-    assert early[:4] == [0] * 4 and min(early[4:]) > 0
 
 
 def test_two_ranks_go_on(data, tmp_path):
@@ -92,7 +76,7 @@ def test_asked_to_stop(number, data, tmp_path):
     process.send_signal(number)
     code, out, errors = lines_of(process)
     assert code == 130 and not any("Traceback" in line for line in out + errors)
-    assert errors == ["Stopping after this batch, with a checkpoint ..."]
+    assert errors == [] and "Stopping, with a checkpoint ..." in out
     [folder] = tmp_path.glob("0*")
     assert out[-1] == f"Stopped; the state is kept in {folder}. The same command goes on from there."
     [before] = checkpoint.found(folder)

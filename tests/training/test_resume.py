@@ -76,6 +76,7 @@ def test_killed_at(moment, straight, data, tmp_path):
         checkpoint.load(path)  # what has its name is whole
     assert runs.run(folder, data, 12)
     assert runs.state(folder) == runs.state(straight(12))
+    assert not [path for path in folder.glob(".*") if path.name != run_folder.LOCK]  # nothing half-written stays
 
 
 @pytest.mark.slow
