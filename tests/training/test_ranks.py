@@ -38,10 +38,10 @@ def two_ranks(script, *arguments):
 def test_two_ranks_go_on(data, tmp_path):
     """Killed and going on, two ranks are those that never stopped, each with its own random numbers."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert two_ranks("runs.py", straight, data, 8) == 0
-    assert two_ranks("runs.py", broken, data, 8, "kill=phase:14") != 0
+    assert two_ranks("runs.py", straight, data, 5) == 0
+    assert two_ranks("runs.py", broken, data, 5, "kill=phase:8") != 0
     assert checkpoint.found(broken)
-    assert two_ranks("runs.py", broken, data, 8) == 0
+    assert two_ranks("runs.py", broken, data, 5) == 0
     hashes, lines = runs.state(broken)
     assert (hashes, lines) == runs.state(straight)
     assert hashes["rank0"] != hashes["rank1"]
@@ -68,7 +68,7 @@ def lines_of(process, timeout=120):
     return process.returncode, out.splitlines(), [line for line in errors.splitlines() if line]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_asked_to_stop(number, data, tmp_path):
     """Ctrl-C and SIGTERM write a checkpoint and end with 130; the same command goes on."""
     process = train(data, tmp_path, "--kimg=50")

@@ -67,7 +67,8 @@ def test_goes_on(straight, data, tmp_path):
         assert all(torch.equal(one, other) for one, other in pairs)
 
 
-@pytest.mark.parametrize("moment", ["phase:2", "optimizer:3", "save:3", "rename:9", "delete:2"])
+@pytest.mark.parametrize("moment", ["phase:2", "save:3", "rename:9", *[
+    pytest.param(moment, marks=pytest.mark.slow) for moment in ("optimizer:3", "save:1", "rename:1", "delete:2")]])
 def test_killed_at(moment, straight, data, tmp_path):
     """In the first step, while a checkpoint or anything else is written, renamed, deleted."""
     folder = tmp_path / "run"
