@@ -115,7 +115,7 @@ def check_ddp_consistency(module: torch.nn.Module, ignore_regex: Optional[str] =
                if ignore_regex is None or not re.fullmatch(ignore_regex, f"{label}.{name}")}
     flags = []
     for tensor in tensors.values():
-        mine = torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor
+        mine = (torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor).contiguous()
         theirs = mine.clone()
         torch.distributed.broadcast(theirs, src=0)
         flags.append((mine != theirs).any())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 import dnnlib
@@ -24,6 +26,7 @@ def largest(config: dnnlib.EasyDict, dataset, device: torch.device) -> int:
     candidates = [size for size in range(share, 0, -1) if share % size == 0 and size >= group and size % group == 0]
     for size in candidates:
         failed = distributed.most([not _fits(config, dataset, device, size)])[0]
+        gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
         if not failed:

@@ -30,8 +30,8 @@ def next_folder(outdir: Path, name: str) -> Path:
     return outdir / f"{max(numbered(outdir), default=-1) + 1:05d}-{name}"
 
 
-def begin(outdir: Path, name: str, settings: Dict[str, Any]) -> Path:
-    """Makes a new run's folder with its options."""
+def begin(outdir: Path, name: str) -> Path:
+    """Makes a new run's folder."""
     outdir.mkdir(parents=True, exist_ok=True)
     while True:
         folder = next_folder(outdir, name)
@@ -39,9 +39,13 @@ def begin(outdir: Path, name: str, settings: Dict[str, Any]) -> Path:
             folder.mkdir()
         except FileExistsError:  # another process was faster
             continue
-        with written_beside(folder / OPTIONS) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2))
         return folder
+
+
+def write_options(folder: Path, settings: Dict[str, Any]) -> None:
+    """Writes a run's options; those that may change are the latest."""
+    with written_beside(folder / OPTIONS) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2))
 
 
 def stored_options(folder: Path) -> Optional[Dict[str, Any]]:

@@ -13,10 +13,9 @@ import dnnlib
 from torch_utils import distributed, misc, pickles, training_stats
 from training import checkpoint, grids, run_folder
 from training.batches import Batches
-from training.state import TrainingState, undisturbed
+from training.state import TrainingState, seed, undisturbed
 from training.watch import Watch
 
-OWN_OF_RANKS = r".*\.w_avg"  # what each rank keeps of its own pictures
 LOSSES = ("Loss/G/loss", "Loss/D/loss")  # finite as long as training makes sense
 
 
@@ -74,6 +73,7 @@ class _Run:
     def _grids(self) -> grids.Grids:
         shape = grids.layout(self.dataset.resolution, self.config.grid)
         with undisturbed(self.device):
+            seed(grids.SEED)
             cameras = self.calls.cameras(shape[1]) if self.calls.cameras else None
         made = grids.Grids(self.dataset, self.config.G_kwargs.z_dim, shape, self.config.batch_gpu, self.device, cameras)
         made.save_reals(self.folder / "reals.png")
@@ -100,7 +100,7 @@ class _Run:
             if self._is_due(self.config.network_snapshot_ticks):
                 name = f"network-snapshot-{kimg}.pkl"
                 for network in (state.G, state.D, state.G_ema) if distributed.size() > 1 else ():
-                    misc.check_ddp_consistency(network, OWN_OF_RANKS)
+                    misc.check_ddp_consistency(network, r".*\.w_avg")  # these are each rank's own
                 if self.folder is not None:
                     pickles.save(state.snapshot(), self.folder / name)
                 if self.calls.evaluate is not None:

@@ -43,7 +43,7 @@ def metrics(network, wanted, data, mirror, detectors, batch, seed, outdir, gpus,
     measured.check(wanted, places)
     torch.backends.cudnn.allow_tf32 = False  # official numbers are of full precision
     if ranks.are_to_start(ranks.count(gpus)):
-        return ranks.start(gpus)
+        return ranks.start(gpus, device)
     snapshot = generator.load_snapshot(network, trust=trust)
     G = generator.generator_of(snapshot, network)
     dataset = _dataset(network, snapshot, G, data, mirror)

@@ -29,14 +29,17 @@ def are_to_start(number: int) -> bool:
     return number > 1 and "RANK" not in os.environ
 
 
-def start(number: int) -> None:
+def start(number: int, device) -> None:
     """Runs this command again in `number` processes, and ends as they end."""
     import logging
 
+    import torch
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    if device.type == "cuda" and number > torch.cuda.device_count():
+        raise click.UsageError(f"--gpus ({number}) is more than this machine has ({torch.cuda.device_count()})")
     logging.disable(logging.CRITICAL)  # of the agent's: ranks tell their errors themselves
     os.environ[STARTED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // number, 1)))

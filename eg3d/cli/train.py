@@ -88,7 +88,7 @@ def train(asked: configs.Options, dry_run: bool) -> None:
         folder = run_folder.next_folder(Path(asked.outdir), config.run_name)
         click.echo(json.dumps(dict(config, run_dir=str(folder)), indent=2))
     elif ranks.are_to_start(count):
-        ranks.start(count)
+        ranks.start(count, device)
     else:
         _run(asked, config, dataset, device)
 
@@ -146,8 +146,10 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
     from training.training_loop import Calls, train
 
     place, resumed, initial = None, None, None
-    cameras = None if config.cond else functools.partial(_drawn_cameras, config.camera_kwargs)
-    evaluate = _evaluation(config, dataset, device, cameras)
+    if config.metrics:
+        from eg3d import metrics
+
+        metrics.check(config.metrics, config.detectors)
     prints = distributed.collected(dataset.fingerprint())
     if distributed.rank() == 0:
         _require_same_data(prints, asked.data)
@@ -164,14 +166,16 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
         config.batch_gpu = batch_size.largest(config, dataset, device)
     folder = None
     if distributed.rank() == 0:
-        folder = run_folder.begin(Path(asked.outdir), config.run_name, config) if place is None else run_folder.of(place)
+        folder = run_folder.begin(Path(asked.outdir), config.run_name) if place is None else run_folder.of(place)
         held.enter_context(run_folder.lock(folder))
+        run_folder.write_options(folder, config)
         held.enter_context(Logger(folder / "log.txt"))
     stop = Stop()
     if folder is not None:
         _introduce(config, dataset, device, folder, resumed)
-    finished = train(config, dataset, device, folder, Calls(stop, evaluate and functools.partial(evaluate, folder), cameras),
-                     initial=initial, resumed=resumed)
+    cameras = None if config.cond else functools.partial(_drawn_cameras, config.camera_kwargs)
+    evaluate = functools.partial(_evaluate, config, dataset, device, cameras, folder) if config.metrics else None
+    finished = train(config, dataset, device, folder, Calls(stop, evaluate, cameras), initial=initial, resumed=resumed)
     if folder is not None:
         click.echo(f"Finished: {folder}" if finished else
                    f"Stopped; the state is kept in {folder}. The same command goes on from there.")
@@ -225,27 +229,20 @@ def _drawn_cameras(camera, count: int):
     return labels.pack(poses, cameras.intrinsics(camera.focal))
 
 
-def _evaluation(config, dataset, device, cameras) -> Optional[Callable]:
-    """(folder, G_ema, snapshot) -> metrics, written beside the snapshot; everything they need is looked at now."""
-    if not config.metrics:
-        return None
+def _evaluate(config, dataset, device, cameras, folder: Optional[Path], G_ema, snapshot: str) -> Dict[str, Dict[str, float]]:
+    """A run's metrics of a snapshot, which rank 0 writes beside it. All ranks call it."""
     from eg3d import metrics
     from torch_utils import distributed
 
-    metrics.check(config.metrics, config.detectors)
-
-    def evaluate(folder, G_ema, snapshot: str) -> Dict[str, Dict[str, float]]:
-        found = {}
-        for name in config.metrics:
-            began = time.time()
-            found.update(metrics.evaluate([name], G_ema, dataset, device, detectors=config.detectors, batch=config.batch_gpu,
-                                          progress=folder is not None, cameras=cameras))
-            if folder is not None:
-                metrics.write_result(folder, name, found[name], time.time() - began, distributed.size(), snapshot)
-                click.echo(f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in found[name].items())}")
-        return found
-
-    return evaluate
+    found = {}
+    for name in config.metrics:
+        began = time.time()
+        found.update(metrics.evaluate([name], G_ema, dataset, device, detectors=config.detectors, batch=config.batch_gpu,
+                                      progress=folder is not None, cameras=cameras))
+        if folder is not None:
+            metrics.write_result(folder, name, found[name], time.time() - began, distributed.size(), snapshot)
+            click.echo(f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in found[name].items())}")
+    return found
 
 
 class Stop:
