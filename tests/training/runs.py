@@ -34,9 +34,9 @@ def settings(data, dataset, batches, ranks=1, **changed):
     return config
 
 
-def run(folder, data, batches, calls=None, **changed):
+def run(folder, data, batches, calls=None, device="cpu", **changed):
     """Trains in `folder`, from its newest checkpoint if it has one."""
-    device = distributed.start(torch.device("cpu"))
+    device = distributed.start(torch.device(device))
     dataset = ImageFolderDataset(data, use_labels=True)
     config = settings(data, dataset, batches, distributed.size(), **changed)
     resumed = None
