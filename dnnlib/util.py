@@ -258,11 +258,13 @@ class _Tee:
         self._stream, self._file = stream, file
 
     def write(self, text: str) -> int:
-        self._file.write(text)
+        with contextlib.suppress(OSError):  # a full disk: what goes wrong is told, and that is not the log
+            self._file.write(text)
         return self._stream.write(text)
 
     def flush(self) -> None:
-        self._file.flush()
+        with contextlib.suppress(OSError):
+            self._file.flush()
         self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -282,6 +284,7 @@ class Logger:
 
     def __exit__(self, kind, error, _traceback) -> None:
         sys.stdout, sys.stderr = self._streams
-        if error is not None:
-            self._file.write(f"{kind.__name__}: {error}\n")
-        self._file.close()
+        with contextlib.suppress(OSError):
+            if error is not None:
+                self._file.write(f"{kind.__name__}: {error}\n")
+            self._file.close()

@@ -35,6 +35,8 @@ def start(device: torch.device) -> torch.device:
     Raises ValueError when a host has more ranks than GPUs.
     """
     if not launched():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         return device
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
@@ -77,12 +79,6 @@ def rank() -> int:
 def size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if _together() else 1
-
-
-def barrier() -> None:
-    """Waits for all ranks."""
-    if size() > 1:
-        dist.all_reduce(torch.zeros(1))
 
 
 # ------------------------------------------------------------------------------------------------ exchange

@@ -39,6 +39,8 @@ def _fits(config: dnnlib.EasyDict, dataset, device: torch.device, size: int) -> 
     """Runs every phase once, without exchanging anything, since another rank may have stopped."""
     state = TrainingState(config, dataset, device)
     try:
+        if state.augment_pipe is not None:
+            state.augment_pipe.p.fill_(1)  # when it takes the most
         _try_phases(state, dataset, size)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -52,10 +52,10 @@ def save(content: Dict[str, Any], path: Path) -> None:
             os.fsync(file.fileno())  # the new one is on the disk before an old one goes
     except (OSError, RuntimeError) as error:
         kept = found(path.parent)
-        last = f"the last one, {kept[0]}, is intact" if kept else "there is none before it"
+        last = f"the last one, {kept[0]}, is intact" if kept else "there is none before it, so training begins anew"
         raise OSError(f"{path}: the checkpoint was not written ({_reason(error)}); {last}; make room and run the same command "
                       "again") from error
-    for old in found(path.parent)[KEPT:]:
+    for old in [other for other in found(path.parent) if other != path][KEPT - 1:]:
         old.unlink()
 
 
@@ -94,5 +94,5 @@ def load_newest(folder: Path, say: Callable[[str], None]) -> Optional[Dict[str, 
         try:
             return load(path)
         except DamagedCheckpoint as error:
-            say(f"{error}: the one before it is used")
+            say(f"{error}; it is not used")
     return None

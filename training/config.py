@@ -39,6 +39,7 @@ PRESETS = {
                        focal=1.7074, white_back=True),
     "custom": Preset(samples=48, importance=48),
 }
+POSITIVE = ("box_warp", "radius", "focal", "ray_end", "decoder_lr_mul")
 PRESET_OPTIONS = ("ray_start", "ray_end", "box_warp", "radius", "pivot", "focal")
 
 SUPERRESOLUTION = {128: "SuperresolutionHybrid2X", 256: "SuperresolutionHybrid4X", 512: "SuperresolutionHybrid8XDC"}
@@ -49,6 +50,7 @@ TRANSFER_ADA_KIMG = 100  # faster than the 500 of a run from scratch
 BATCH_OF_THE_PAPER = 32  # what durations in kimg are given for
 NO_METRICS = "none"
 AUTO = "auto"
+RESUME_WORDS = ("auto", "none", "latest")
 DETECTORS = ("inception", "vgg")
 
 # What may change when a run is continued: none of it changes what is learnt.
@@ -176,8 +178,15 @@ class Options:
         view = self.view()
         if not view.ray_start < view.ray_end:
             raise ValueError(f"--ray_start ({view.ray_start:g}) must be less than --ray_end ({view.ray_end:g})")
-        if self.grid is not None:
-            _numbers(self.grid, "x", 2, "--grid", "8x4", int)
+        if self.grid is not None and min(_numbers(self.grid, "x", 2, "--grid", "8x4", int)) < 1:
+            raise ValueError(f"--grid is {self.grid}: it has at least one column and one row")
+        for name in POSITIVE:
+            if getattr(self, name) == 0:
+                raise ValueError(f"{flag(name)} is 0, and must be more")
+        if self.desc is not None and ("/" in self.desc or "\0" in self.desc):
+            raise ValueError(f"--desc is {self.desc!r}: it becomes part of a folder's name, so give a word without /")
+        if self.init_from is not None and self.resume not in RESUME_WORDS:
+            raise ValueError(f"--resume={self.resume} goes on with a run, --init-from begins one: give one of them")
         if self.resume_blur and self.init_from is None:
             raise ValueError("--resume_blur needs --init-from")
 
@@ -264,6 +273,9 @@ def _generator(asked: Options, view: Preset, facts: Facts) -> EasyDict:
     if facts.resolution < SMALLEST:
         raise ValueError(f"{asked.data} holds pictures of {facts.resolution} pixels a side: {SMALLEST} is the least")
     width = dict(channel_base=asked.cbase, channel_max=asked.cmax, fused_modconv_default="inference_only")
+    largest = max(asked.plane_resolution, facts.resolution)
+    if asked.cbase < largest:
+        raise ValueError(f"--cbase ({asked.cbase}) must be at least {largest}, or layers of that size have no channel")
     module = asked.sr_module
     if module is not None:
         _require_class(module)
@@ -285,31 +297,41 @@ def _generator(asked: Options, view: Preset, facts: Facts) -> EasyDict:
         rendering.focal_length = view.focal
     generator = EasyDict(
         class_name="training.triplane.TriPlaneGenerator", z_dim=asked.latent, w_dim=asked.latent,
-        mapping_kwargs=EasyDict(num_layers=asked.map_depth), rendering_kwargs=rendering, num_fp16_res=asked.g_num_fp16_res,
-        sr_num_fp16_res=asked.sr_num_fp16_res, sr_kwargs=EasyDict(width),
+        mapping_kwargs=EasyDict(num_layers=asked.map_depth), rendering_kwargs=rendering,
+        num_fp16_res=0 if asked.bf16 else asked.g_num_fp16_res,  # bfloat16 takes half precision's place
+        sr_num_fp16_res=0 if asked.bf16 else asked.sr_num_fp16_res, sr_kwargs=EasyDict(width),
         conv_clamp=256 if asked.g_num_fp16_res > 0 else None, **width)
     if not asked.faithful:
         from training.volumetric_rendering.renderer import CORRECTED_AXES  # late: it takes PyTorch, which --help need not
 
         generator.plane_axes = [[list(axis) for axis in plane] for plane in CORRECTED_AXES]
+    if asked.channels_last:
+        generator.fp16_channels_last = generator.sr_kwargs.fp16_channels_last = True
     own = dict(plane_resolution=256, plane_channels=32, decoder_width=64)
     generator.update({name: getattr(asked, name) for name, official in own.items() if getattr(asked, name) != official})
     return generator
 
 
 def _require_class(name: str) -> None:
+    import torch
+
     try:
-        get_obj_by_name(name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--sr-module={name}: there is no such class; write it like "
-                         "training.superresolution.SuperresolutionHybrid8XDC") from error
+        found = get_obj_by_name(name)
+    except (ImportError, AttributeError):
+        found = None
+    if not isinstance(found, type) or not issubclass(found, torch.nn.Module) or "superresolution" not in found.__module__:
+        raise ValueError(f"--sr-module={name}: there is no such class of super-resolution; write it like "
+                         "training.superresolution.SuperresolutionHybrid8XDC")
 
 
 def _discriminator(asked: Options) -> EasyDict:
+    block = EasyDict(freeze_layers=asked.freezed)
+    if asked.channels_last:
+        block.fp16_channels_last = True
     return EasyDict(
-        class_name="training.dual_discriminator.DualDiscriminator", block_kwargs=EasyDict(freeze_layers=asked.freezed),
+        class_name="training.dual_discriminator.DualDiscriminator", block_kwargs=block,
         mapping_kwargs=EasyDict(), epilogue_kwargs=EasyDict(mbstd_group_size=asked.mbstd_group), channel_base=asked.cbase,
-        channel_max=asked.cmax, disc_c_noise=asked.disc_c_noise, num_fp16_res=asked.d_num_fp16_res,
+        channel_max=asked.cmax, disc_c_noise=asked.disc_c_noise, num_fp16_res=0 if asked.bf16 else asked.d_num_fp16_res,
         conv_clamp=256 if asked.d_num_fp16_res > 0 else None)
 
 
@@ -359,7 +381,8 @@ def _batch_gpu(asked: Options, num_gpus: int) -> Union[int, str]:
 def check_group(batch_gpu: int, group: int) -> None:
     """Raises ValueError where D's minibatch deviation has no whole groups."""
     if batch_gpu < group or batch_gpu % group:
-        raise ValueError(f"--batch-gpu ({batch_gpu}) must be a multiple of --mbstd-group ({group})")
+        raise ValueError(f"a rank takes {batch_gpu} pictures at once, which must be a multiple of --mbstd-group ({group}): "
+                         "change --batch, --batch-gpu or --mbstd-group")
 
 
 def detectors(text: Optional[str]) -> Dict[str, str]:
@@ -392,7 +415,8 @@ def differing(stored: dict, asked: dict) -> Dict[str, Tuple[Any, Any]]:
 
     def kept(tree: dict) -> Dict[str, Any]:
         settings = flat({key: value for key, value in tree.items() if key not in FREE})
-        settings.pop("training_set_kwargs.path", None)
+        for moved in ("training_set_kwargs.path", "training_set_kwargs.max_size"):  # what is in it is compared by itself
+            settings.pop(moved, None)
         if tree.get("init_from") is not None:
             settings.pop("G_kwargs.plane_axes", None)  # those of the network
         if asked.get("batch_gpu") == AUTO:

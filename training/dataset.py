@@ -29,6 +29,7 @@ LABELS = "dataset.json"
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PNG_MODES = {(8, 0): "L", (8, 2): "RGB"}  # (bits, colour type)
 CHANNELS = {"L": 1, "RGB": 3}
+UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, PIL.Image.DecompressionBombError)
 END_OF_FILE = 64  # bytes that tell whether a file changed
 
 
@@ -184,7 +185,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
                         return PNG_MODES[tuple(kind)], (width, height)
                 with PIL.Image.open(io.BytesIO(start + file.read())) as image:
                     return image.mode, image.size
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, zlib.error, PIL.Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise DatasetError(f"{self._where(index)}: cannot be read as an image ({error})") from error
 
     def _image(self, index: int) -> np.ndarray:
@@ -192,7 +193,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
             data = self._files.read(self._names[index])
             with PIL.Image.open(io.BytesIO(data)) as image:
                 mode, pixels = image.mode, np.array(image)
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, zlib.error, PIL.Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise DatasetError(f"{self._where(index)}: cannot be read as an image ({error})") from error
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         pixels = pixels.transpose(2, 0, 1)
@@ -232,10 +233,12 @@ def labels_by_name(data: bytes, where: str) -> Dict[str, list]:
                            "without poses give --cond=False")
     if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise DatasetError(f"{where}: holds labels that are no pairs of a name and 25 numbers")
-    known = {name.replace("\\", "/"): numbers for name, numbers in pairs}
-    if len(known) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise DatasetError(f"{where}: has two labels of {next(name for name in names if names.count(name) > 1)}")
+    known: Dict[str, list] = {}
+    for name, numbers in pairs:
+        name = name.replace("\\", "/")
+        if name in known:
+            raise DatasetError(f"{where}: has two labels of {name}")
+        known[name] = numbers
     return known
 
 

@@ -16,6 +16,7 @@ from training import checkpoint, config
 OPTIONS = "training_options.json"
 NUMBERED = re.compile(r"(\d{5,})-.+")
 LOCK = ".lock"
+HALF_WRITTEN = (".checkpoint-", ".network-snapshot-", ".fakes", ".reals-", ".index-", ".training_options-")
 GROWING = ("*.jsonl",)  # files that a run appends to
 
 
@@ -27,7 +28,8 @@ def numbered(outdir: Path) -> Dict[int, Path]:
 
 def next_folder(outdir: Path, name: str) -> Path:
     """Where the next run goes: the largest number + 1."""
-    return outdir / f"{max(numbered(outdir), default=-1) + 1:05d}-{name}"
+    taken = [int(match[1]) for path in outdir.glob("*") if (match := NUMBERED.fullmatch(path.name))]
+    return outdir / f"{max(taken, default=-1) + 1:05d}-{name}"
 
 
 def begin(outdir: Path, name: str) -> Path:
@@ -72,24 +74,15 @@ def lock(folder: Path) -> filelock.BaseFileLock:
     return held
 
 
-def is_in_use(folder: Path) -> bool:
-    """Whether a process is training this run."""
-    try:
-        lock(folder).release()
-    except ValueError:
-        return True
-    return False
-
-
 def unfinished(outdir: Path, settings: Dict[str, Any]) -> Optional[Path]:
-    """The newest run that these settings began, has a checkpoint, and is neither finished nor being trained."""
+    """The newest run that these settings began, has a checkpoint, and is not finished."""
     for _number, folder in sorted(numbered(outdir).items(), reverse=True):
         stored = stored_options(folder)
         if stored is None or stored.get("run_name") != settings["run_name"] or config.differing(stored, settings):
             continue
         if not checkpoint.found(folder):
             continue
-        if checkpoint.images_seen(checkpoint.found(folder)[0]) < settings["total_kimg"] * 1000 and not is_in_use(folder):
+        if checkpoint.images_seen(checkpoint.found(folder)[0]) < settings["total_kimg"] * 1000:
             return folder
     return None
 
@@ -123,7 +116,7 @@ def _require_same(folder: Path, settings: Dict[str, Any]) -> None:
     if differing:
         shown = ", ".join(f"{name} {one} (now {other})" for name, (one, other) in list(differing.items())[:3])
         raise ValueError(f"--resume: {folder} was begun with {shown}{' and more' if len(differing) > 3 else ''}: give the same "
-                         "options, or --init-from to begin anew")
+                         "options, or --resume=none for a new run")
 
 
 def load(path: Path, fingerprint: str, say: Callable[[str], None]) -> Dict[str, Any]:
@@ -133,7 +126,7 @@ def load(path: Path, fingerprint: str, say: Callable[[str], None]) -> Dict[str, 
         raise ValueError(f"{path}: no checkpoint there is whole: begin anew with --resume=none")
     if found["data"] != fingerprint:
         raise ValueError(f"{path}: the data set is not the one that this run began with: give that, or begin anew with "
-                         "--init-from")
+                         "--resume=none or --init-from")
     return found
 
 
@@ -142,11 +135,14 @@ def lengths(folder: Path) -> Dict[str, int]:
     return {path.name: path.stat().st_size for path in _growing(folder)}
 
 
-def tidy(folder: Path, known: Dict[str, int]) -> None:
-    """Takes from the growing files what was written after their `lengths` were taken, since it will be written again, and
-    deletes what was half-written when the run was killed."""
+def tidy(folder: Path, nimg: int, known: Dict[str, int]) -> None:
+    """Takes back what came after the checkpoint at `nimg` images, since it will be made again: later checkpoints, lines that
+    the growing files got after their `lengths` were taken, and what was half-written when the run was killed."""
     for path in folder.glob(".*"):
-        if path.name != LOCK and path.is_file():
+        if path.name.startswith(HALF_WRITTEN) and path.is_file():
+            path.unlink()
+    for path in checkpoint.found(folder):
+        if checkpoint.images_seen(path) > nimg:
             path.unlink()
     for path in _growing(folder):
         if path.stat().st_size > known.get(path.name, 0):

@@ -86,13 +86,13 @@ class TrainingState:
                 average.copy_(current)
         self.G_ema.neural_rendering_resolution = self.G.neural_rendering_resolution
         self.G_ema.rendering_kwargs = dnnlib.EasyDict(self.G.rendering_kwargs)
+        self.step += 1
+        self.nimg += config.batch_size
         if config.ada_target is not None and self.step % ada.INTERVAL == 0:
             self.signs.update()
             p = ada.adapted(self.augment_pipe.p.item(), self.signs["Loss/signs/real"], config.ada_target, config.batch_size,
                             config.ada_kimg)
             self.augment_pipe.p.fill_(p)
-        self.step += 1
-        self.nimg += config.batch_size
 
     @property
     def is_done(self) -> bool:
@@ -192,6 +192,10 @@ def random_states(device: torch.device) -> Dict[str, Any]:
 
 def set_random_states(device: torch.device, states: Dict[str, Any]) -> None:
     """Goes on from `random_states`."""
+    kinds = set(states) - {"python", "numpy", "torch"}
+    if kinds != {device.type} - {"cpu"}:
+        raise ValueError(f"the run was trained on {', '.join(kinds) or 'cpu'}, not on {device.type}: give that --device, or "
+                         "begin anew with --resume=none")
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = states["numpy"]

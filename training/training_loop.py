@@ -56,19 +56,21 @@ class _Run:
         training_stats.load_state_dict(dict(recent={}, total={}))
         training_stats.init_multiprocessing(distributed.rank(), device if distributed.size() > 1 else None)
         self.state = TrainingState(config, dataset, device, initial)
-        self._resume(resumed)
+        self._resume(resumed, initial)
         self.watch = Watch(folder, self.state)
         self.batches = Batches(dataset, self.state.order, config, len(self.state.phases), device, calls.cameras)
         self.grids = self._grids() if folder is not None else None
         self._checkpointed = self.watch.seconds
 
-    def _resume(self, resumed: Optional[Dict[str, Any]]) -> None:
-        found = distributed.shared(resumed)
+    def _resume(self, resumed: Optional[Dict[str, Any]], initial: Optional[dict]) -> None:
+        self._data, found = self.dataset.fingerprint(), distributed.shared(resumed)
         if found is not None:
             self.state.restore(found["common"], found["ranks"][distributed.rank()])
         self._saved = None if found is None else self.state.nimg  # images seen at the checkpoint on the disk
         if self.folder is not None:
-            run_folder.tidy(self.folder, found["lengths"] if found else {})
+            run_folder.tidy(self.folder, self.state.nimg, found["lengths"] if found else {})
+        for used in (resumed or {}, initial or {}):
+            used.clear()  # it would stay in memory for the whole run
 
     def _grids(self) -> grids.Grids:
         shape = grids.layout(self.dataset.resolution, self.config.grid)
@@ -118,10 +120,10 @@ class _Run:
         waited = self.watch.seconds - self._checkpointed
         late = self.folder is not None and waited >= self.config.checkpoint_minutes * 60
         stop, late = distributed.most([self.calls.stop(), late])
-        if late and not stop and not self.state.is_done:
-            self.save_checkpoint()
         if stop:
             self.watch.say("Stopping, with a checkpoint ...")
+        elif late and not self.state.is_done:
+            self.save_checkpoint()
         return bool(stop)
 
     def save_checkpoint(self) -> None:
@@ -134,7 +136,7 @@ class _Run:
         if self.folder is not None:
             common["counters"]["seconds"] = self.watch.seconds
             checkpoint.save(
-                dict(common=common, ranks=ranks, data=self.dataset.fingerprint(), lengths=run_folder.lengths(self.folder)),
+                dict(common=common, ranks=ranks, data=self._data, lengths=run_folder.lengths(self.folder)),
                 checkpoint.path_of(self.folder, self.state.nimg))
         self._checkpointed, self._saved = self.watch.seconds, self.state.nimg
 

@@ -33,6 +33,7 @@ class Watch:
         self._folder, self._state = folder, state
         self._began = self._tick_began = time.time()
         self._maintenance = 0.0
+        self._nimg = state.nimg  # images seen when this process began the tick
         self._board = _tensorboard(folder, state.nimg) if folder else None
         self._bar = tqdm.tqdm(
             total=state.config.total_kimg * 1000, initial=state.nimg, unit="img", unit_scale=True, smoothing=0.05,
@@ -50,7 +51,7 @@ class Watch:
     def status(self) -> None:
         """Reports how the tick went and prints its line; every rank calls it."""
         state, now, report = self._state, time.time(), training_stats.report0
-        seconds, images = now - self._tick_began, state.nimg - state.tick_start
+        seconds, images = now - self._tick_began, state.nimg - self._nimg
         per_kimg = seconds / images * 1000
         augment = 0.0 if state.augment_pipe is None else float(state.augment_pipe.p)
         memory = _gpu_memory(state.device)
@@ -72,7 +73,7 @@ class Watch:
     def say(self, line: str) -> None:
         """Prints a line above the progress bar; the run's log has it too."""
         if self._folder is not None:
-            with tqdm.tqdm.external_write_mode(file=sys.stdout):
+            with tqdm.tqdm.external_write_mode(file=sys.__stderr__):
                 print(line, flush=True)
 
     def record(self, metrics: Dict[str, Dict[str, float]]) -> None:
@@ -88,7 +89,7 @@ class Watch:
                     self._board.add_scalar(name, value, global_step=self._state.nimg // 1000, walltime=now)
                 self._board.flush()
             run_page.write_page(self._folder)
-        self._tick_began = time.time()
+        self._nimg, self._tick_began = self._state.nimg, time.time()
         self._maintenance = self._tick_began - self._tick_ended
 
     def close(self) -> None:

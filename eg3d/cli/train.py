@@ -38,7 +38,8 @@ def training_options(command: Callable) -> Callable:
         if network.endswith((".pkl", ".safetensors")):
             if kwargs["init_from"] is not None:
                 raise click.UsageError(f"--resume={network} acts as --init-from, which is given too: leave one out")
-            click.echo(f"--resume={network} names a network, not a run: it acts as --init-from, for a new run.", err=True)
+            if "RANK" not in os.environ:
+                click.echo(f"--resume={network} names a network, not a run: it acts as --init-from, for a new run.", err=True)
             kwargs.update(resume="auto", init_from=network)
         try:
             asked = configs.Options(**kwargs)
@@ -67,8 +68,25 @@ def _option(field, hint) -> Callable:
     elif get_origin(parts[0]) is Literal:
         kind = click.Choice(get_args(parts[0]))
     else:
-        kind = {int: click.IntRange(low, high), float: options.Finite(low, high), str: str}[parts[0]]
+        text = options.Output(folder=True) if field.name == "outdir" else str
+        kind = {int: click.IntRange(low, high), float: options.Finite(low, high), str: text}[parts[0]]
     return click.option(name, field.name, type=kind, **about)
+
+
+def _without(because: str, needed: Callable) -> Callable:
+    needed.__doc__ = because
+    return needed
+
+
+# Options that nothing reads unless another is given.
+USELESS_WITHOUT = {
+    "p": _without("--aug=fixed", lambda asked: asked.aug == "fixed"),
+    "target": _without("--aug=ada", lambda asked: asked.aug == "ada"),
+    "yaw_std": _without("--cond=false", lambda asked: not asked.cond),
+    "pitch_std": _without("--cond=false", lambda asked: not asked.cond),
+    "disc_c_noise": _without("the data's labels: leave --cond true", lambda asked: asked.cond),
+    "detector": _without("metrics that use it", lambda asked: asked.metrics.lower() != configs.NO_METRICS),
+}
 
 
 @click.command("train", context_settings=dict(token_normalize_func=lambda name: name.replace("_", "-")))
@@ -77,25 +95,39 @@ def train(asked: configs.Options, dry_run: bool) -> None:
     """Train a generator on posed pictures; the same command again goes on where it was stopped."""
     from eg3d import generator
     from training import run_folder
-    from training.dataset import ImageFolderDataset
 
     device = generator.choose_device(asked.device)
     count = ranks.count(asked.gpus)
-    dataset = ImageFolderDataset(asked.data, use_labels=asked.cond, xflip=asked.mirror)
-    items = len(dataset) // (1 + asked.mirror)
-    config = configs.resolve(asked, configs.Facts(dataset.name, items, dataset.resolution, count))
+    if "RANK" in os.environ and not dry_run:
+        return _run(asked, count, device)
+    dataset, config = _resolved(asked, count)
     if dry_run:
         folder = run_folder.next_folder(Path(asked.outdir), config.run_name)
         click.echo(json.dumps(dict(config, run_dir=str(folder)), indent=2))
     elif ranks.are_to_start(count):
         ranks.start(count, device)
     else:
-        _run(asked, config, dataset, device)
+        _run(asked, count, device)
+    return None
+
+
+def _resolved(asked: configs.Options, count: int):
+    """The data set, and the configuration of a run on `count` ranks."""
+    from training.dataset import ImageFolderDataset
+
+    for name, needed in USELESS_WITHOUT.items():
+        if not needed(asked):
+            options.needs(name, because=needed.__doc__)
+    dataset = ImageFolderDataset(asked.data, use_labels=asked.cond, xflip=asked.mirror)
+    if dataset.num_channels != 3:
+        raise click.UsageError(f"--data={asked.data} holds grey pictures: make them RGB by dataset_tool.py")
+    items = len(dataset) // (1 + asked.mirror)
+    return dataset, configs.resolve(asked, configs.Facts(dataset.name, items, dataset.resolution, count))
 
 
 # ------------------------------------------------------------------------------------------------ one rank
 
-def _run(asked: configs.Options, config, dataset, device) -> None:
+def _run(asked: configs.Options, count: int, device) -> None:
     """Joins the other ranks, and trains."""
     import torch
 
@@ -104,12 +136,13 @@ def _run(asked: configs.Options, config, dataset, device) -> None:
     device = distributed.start(device)
     if distributed.rank() > 0:
         custom_ops.verbosity = "none"
-    torch.backends.cudnn.benchmark = config.cudnn_benchmark
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    torch.backends.cudnn.benchmark = not asked.nobench
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = asked.tf32
     try:
         with distributed.watched(), contextlib.ExitStack() as held:
+            dataset, config = _resolved(asked, count)
             finished = _train(asked, config, dataset, device, held)
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    except (click.ClickException, ValueError, OSError, MemoryError, RuntimeError) as error:
         message = _told(error)
         if message is None:
             raise
@@ -129,12 +162,16 @@ def _told(error: BaseException) -> Optional[str]:
     from torch_utils.distributed import RankLost
     from torch_utils.misc import is_out_of_memory
 
+    if isinstance(error, click.ClickException):
+        return error.format_message()
     if isinstance(error, RankLost):
         return f"{error}, so training stops; the same command goes on from the last checkpoint"
     if is_out_of_memory(error):
         return "there is too little memory: give --batch-gpu=auto or a smaller --batch-gpu, or shrink the networks"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if "DataLoader worker" in str(error):
+        return "a process that reads pictures has ended: give --workers=0, or the machine (a container's /dev/shm) more memory"
     return None if isinstance(error, RuntimeError) else str(error)
 
 
@@ -151,8 +188,10 @@ def _train(asked: configs.Options, config, dataset, device, held: contextlib.Exi
 
         metrics.check(config.metrics, config.detectors)
     prints = distributed.collected(dataset.fingerprint())
+    asked_for = distributed.collected(json.dumps(config))
     if distributed.rank() == 0:
         _require_same_data(prints, asked.data)
+        _require_same_options(asked_for)
         dataset.check()
         place = run_folder.chosen(asked.resume, Path(asked.outdir), json.loads(json.dumps(config)))
         if place is not None:
@@ -186,6 +225,15 @@ def _require_same_data(prints: List[str], data: str) -> None:
     others = [rank for rank, one in enumerate(prints) if one != prints[0]]
     if others:
         raise ValueError(f"--data={data}: rank {others[0]} has other data under this name than rank 0: copy them anew")
+
+
+def _require_same_options(configurations: List[str]) -> None:
+    own = json.loads(configurations[0])
+    for rank, text in enumerate(configurations):
+        other = json.loads(text)
+        differing = [key for key in own if own[key] != other[key] and key not in ("training_set_kwargs", "run_name")]
+        if differing:
+            raise ValueError(f"rank {rank} was started with another {differing[0]} than rank 0: give all hosts the same")
 
 
 def _easy(tree: Any) -> Any:

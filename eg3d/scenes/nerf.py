@@ -92,6 +92,9 @@ def _intrinsics(camera: Dict[str, Any], size, about: str) -> List[float]:
     """The 9 numbers, divided by the picture's size, from the file's keys and the frame's own."""
     if camera.get("camera_model") not in PERSPECTIVE or any(camera.get(key, 0) for key in DISTORTION):
         raise ValueError(f"{about} has lens distortion: undistort the pictures, e.g. by `colmap image_undistorter`")
+    angle = camera.get("camera_angle_x", 1)
+    if isinstance(angle, (int, float)) and not 0 < angle < math.pi:
+        raise ValueError(f"{about} has camera_angle_x {angle:g}, which is no field of view: it is in radians")
     try:
         width, height = [float(camera.get(key, other)) for key, other in zip("wh", size or (1, 1))]
         if "fl_x" in camera:
