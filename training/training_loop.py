@@ -16,8 +16,6 @@ from training.batches import Batches
 from training.state import TrainingState, seed, undisturbed
 from training.watch import Watch
 
-LOSSES = ("Loss/G/loss", "Loss/D/loss")  # finite as long as training makes sense
-
 
 @dataclasses.dataclass
 class Calls:
@@ -141,7 +139,7 @@ class _Run:
         self._checkpointed, self._saved = self.watch.seconds, self.state.nimg
 
     def _require_finite(self) -> None:
-        if distributed.most([not training_stats.all_finite(*LOSSES)])[0]:
+        if distributed.most([not training_stats.all_finite("Loss/G/loss", "Loss/D/loss")])[0]:
             if self.folder is None:
                 raise distributed.RankLost("rank 0 says why")
             kept = checkpoint.found(self.folder)
