@@ -25,6 +25,11 @@ def model_folder(names: Collection[str]) -> Optional[str]:
                  if folder + "cameras.txt" in names and folder + "images.txt" in names), None)
 
 
+def has_binary_model(names: Collection[str]) -> bool:
+    """Whether a model lies there that has to be made a text model first."""
+    return any(folder + "cameras.bin" in names for folder in MODEL_FOLDERS)
+
+
 def cameras(path: str, names: Collection[str], read: Callable[[str], bytes], radius: float) -> List[Picture]:
     """Pictures with labels: around what the cameras look at, at a mean distance `radius`, y up. Raises ValueError."""
     folder = model_folder(names)

@@ -99,9 +99,10 @@ def opened(path: str, kind: Optional[str], radius: float, crops: Optional[str], 
 def _kind(path: str, files) -> str:
     found = [kind for kind, there in (
         ("labels", datasets.LABELS in files.sizes), ("nerf", nerf.model_file(files.sizes) is not None),
-        ("colmap", colmap.model_folder(files.sizes) is not None)) if there]
+        ("colmap", colmap.model_folder(files.sizes) is not None or colmap.has_binary_model(files.sizes))) if there]
     if len(found) > 1:
-        raise ValueError(f"{path}: holds cameras in {' and '.join(found)} format: say which by --format={found[0]}")
+        raise ValueError(f"{path}: holds cameras in {' and '.join(found)} format: say which by "
+                         f"{' or '.join(f'--format={kind}' for kind in found)}")
     return found[0] if found else "labels"
 
 

@@ -308,6 +308,12 @@ def two_formats(folder):
     (folder / "transforms.json").write_text("{}")
 
 
+def binary_colmap(folder):
+    (folder / "dataset.json").unlink()
+    (folder / "sparse" / "0").mkdir(parents=True)
+    (folder / "sparse" / "0" / "cameras.bin").touch()
+
+
 def no_pictures(folder):
     for path in (folder / "sub").iterdir():
         path.unlink()
@@ -323,7 +329,8 @@ def no_pictures(folder):
     (deep, [], "1.png: has mode I;16, expected 8 bits"),
     (wrong_label, [], "1.png: its label has a matrix whose upper left 3x3 is no rotation"),
     (no_json, [], "dataset.json: no JSON"),
-    (two_formats, [], "labels and nerf format: say which by --format=labels"),
+    (two_formats, [], "labels and nerf format: say which by --format=labels or --format=nerf"),
+    (binary_colmap, [], "make them of a binary model by"), (binary_colmap, ["--check"], "make them of a binary model by"),
     (no_pictures, [], "holds no images"),
     (nothing, ["--format=nerf"], "holds no transforms.json"),
     (nothing, ["--format=colmap"], "holds no cameras.txt and images.txt"),
