@@ -13,6 +13,7 @@ from eg3d.cli import options
 
 DEFAULT_WORKERS = 8  # at most
 PROBLEMS_SHOWN = 20
+HEADS, HEADS_SIZE = "heads", (128, 128)
 
 
 class Resolution(click.ParamType):
@@ -31,7 +32,8 @@ class Resolution(click.ParamType):
 
 
 @click.command("dataset")
-@click.option("--source", required=True, metavar="FOLDER|ZIP", help="Pictures, with their cameras in one of the formats.")
+@click.option("--source", required=True, metavar="FOLDER|ZIP|heads",
+              help="Pictures, with their cameras in one of the formats; heads: synthetic ones, rendered here.")
 @click.option("--dest", type=options.Output(folder=None), metavar="ZIP|FOLDER",
               help="What is written; with --check the picture of the cameras, by default SOURCE-cameras.png.")
 @click.option("--check", is_flag=True, help="Convert nothing: report problems, draw the cameras, suggest options of train.py.")
@@ -49,9 +51,13 @@ class Resolution(click.ParamType):
 @click.option("--crops", type=options.Input(), metavar="JSON",
               help="Of labels: the part of each picture that its label is for, {NAME: [left, top, right, bottom]} in pixels.")
 @click.option("--accept-labels", is_flag=True, help="FFHQ's labels fit these pictures of 1024 x 1024 or 1500 x 1500.")
+@click.option("--count", type=click.IntRange(1, 10**8), default=5000, show_default=True, help="Of heads: how many pictures.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
+              help="Of heads: what they are drawn by.")
+@options.switch("--with-truth", default=False, help="Of heads: keep depth, mask and shape beside every picture, in an .npz.")
 @click.option("--workers", type=click.IntRange(1, 128), help="Processes; by default one a CPU core, at most 8.")
 def dataset(source, dest, check, max_images, transform, resolution, mirror, background, kind, radius, crops, accept_labels,
-            workers):
+            count, seed, with_truth, workers):
     """Makes a data set of posed pictures, or checks one.
 
     Pictures become square PNGs of RGB in a zip (or folder) with a dataset.json, which holds their labels: null if one has none.
@@ -59,15 +65,21 @@ def dataset(source, dest, check, max_images, transform, resolution, mirror, back
     """
     from eg3d.scenes import sources
 
-    if check:
+    if check and source != HEADS:
         options.needs("transform", "resolution", "mirror", "background", because="a conversion: leave --check out")
     elif dest is None:
         raise click.UsageError("--dest is needed: the zip or folder to write; or --check to look only")
     _check_size(transform, resolution)
+    workers = workers or min(os.cpu_count() or 1, DEFAULT_WORKERS)
+    if source == HEADS:
+        options.needs("check", "max_images", "transform", "mirror", "background", "kind", "radius", "crops", "accept_labels",
+                      because=f"pictures that are there already (--source=./{HEADS} is a folder)")
+        _render(dest, count, (resolution or HEADS_SIZE)[0], seed, workers, with_truth)
+        return
+    options.needs("count", "seed", "with_truth", because=f"--source={HEADS}")
     found = sources.opened(os.path.expanduser(source), None if kind == "auto" else kind, radius, crops, max_images)
     if found.kind == "labels":
         options.needs("radius", because="cameras in nerf or colmap format, since those of a dataset.json stay where they are")
-    workers = workers or min(os.cpu_count() or 1, DEFAULT_WORKERS)
     if check:
         _check(found, dest, workers, accept_labels)
     else:
@@ -80,6 +92,14 @@ def _check_size(transform: Optional[str], resolution: Optional[Tuple[int, int]])
     if transform != "center-crop-wide" and resolution is not None and resolution[0] != resolution[1]:
         raise click.UsageError(f"--resolution={resolution[0]}x{resolution[1]} is not square: only --transform=center-crop-wide "
                                "takes such")
+
+
+def _render(dest: str, count: int, resolution: int, seed: int, workers: int, with_truth: bool) -> None:
+    from eg3d.scenes.heads import collection
+
+    collection.make(dest, count, resolution, seed, workers, with_truth)
+    click.echo(f"{dest}: {count} synthetic heads of {resolution} x {resolution}, with labels"
+               f"{' and truth' if with_truth else ''}")
 
 
 def _convert(source, dest: str, form: tuple, workers: int, accept_labels: bool) -> None:

@@ -52,7 +52,7 @@ def convert(source: Source, dest: str, form: Form, workers: int) -> Converted:
     jobs = ((source.read(picture.name), source.where(picture.name), picture.label, picture.crop, form)
             for picture in source.pictures)
     results = in_order(made, jobs, workers)
-    with _store(dest) as add, contextlib.closing(results):
+    with store(dest) as add, contextlib.closing(results):
         done = _write(source, tqdm.tqdm(results, total=len(source.pictures), unit="picture"), add)
     if source.absent:
         done.notes.append(f"{len(source.absent)} labels belong to no picture, like that of {source.absent[0]}")
@@ -92,15 +92,20 @@ def _write(source: Source, results, add: Callable[[str, bytes], None]) -> Conver
     return done
 
 
+def stem(index: int) -> str:
+    """The name of a data set's picture, without its suffix."""
+    return f"{index // 1000:05d}/img{index:08d}"
+
+
 def _entries(index: int, result: Made):
     """(name, data, label) of a picture and its mirror image."""
-    stem = f"{index // 1000:05d}/img{index:08d}"
-    yield f"{stem}.png", result.files[0], result.label
+    name = stem(index)
+    yield f"{name}.png", result.files[0], result.label
     for data in result.files[1:]:
         label: Optional[list] = None
         if result.label is not None:
             label = labels.mirrored(np.array(result.label, dtype=np.float64)).tolist()
-        yield f"{stem}_mirror.png", data, label
+        yield f"{name}_mirror.png", data, label
 
 
 # ------------------------------------------------------------------------------------------------ places
@@ -123,7 +128,7 @@ def _check_dest(source: Source, dest: str) -> None:
 
 
 @contextlib.contextmanager
-def _store(dest: str) -> Iterator[Callable[[str, bytes], None]]:
+def store(dest: str) -> Iterator[Callable[[str, bytes], None]]:
     """Yields add(name, data); what was added appears at the end, at once."""
     if not _is_zip(dest):
         with folder_written_beside(dest) as folder:

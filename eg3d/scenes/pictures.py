@@ -135,11 +135,12 @@ def made(data: bytes, where: str, label: Optional[List[float]], crop: Optional[B
         raise ValueError(f"{where}: would become {side} x {side}, expected a power of two, at least {SMALLEST}: give "
                          "--resolution")
     views = [image, PIL.ImageOps.mirror(image)] if form.mirror else [image]
-    return Made([_png(view) for view in views], label, side, source.mode)
+    return Made([encoded(view) for view in views], label, side, source.mode)
 
 
-def _png(image: PIL.Image.Image) -> bytes:
-    """Not compressed: quick to read. Colour profiles, dates and the like stay behind."""
+def encoded(image) -> bytes:
+    """A PNG of a picture or of pixels, uint8 [H, W, 3]. Not compressed: quick to read. Colour profiles, dates and the like stay
+    behind."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.asarray(image)).save(buffer, format="PNG", compress_level=0)
     return buffer.getvalue()
