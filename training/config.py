@@ -1,7 +1,7 @@
 """What a training run is asked for (`Options`) and what follows from it (`resolve`): the official training_options.json.
 
 Every option is a field here with its help and its limits; the command line is made from them (eg3d/cli/train.py). A preset is
-the cameras and ranges of one kind of data.
+the cameras and ranges of one kind of data, and the sizes of its networks where they are not the paper's.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ class Preset:
     pivot: Optional[Tuple[float, float, float]] = None  # what they look at
     focal: Optional[float] = None  # focal length in picture widths
     white_back: bool = False
+    usual: Dict[str, Any] = dataclasses.field(default_factory=dict)  # of options that nobody gave
 
 
 FACES = dict(samples=48, importance=48, ray_start=2.25, ray_end=3.3, box_warp=1, radius=2.7, focal=4.2647)
 PRESETS = {
     "ffhq": Preset(pivot=(0, 0, 0.2), **FACES),
+    "heads": Preset(pivot=(0, 0, 0.2), **{**FACES, "samples": 16, "importance": 16}, usual=dict(
+        batch=8, gamma=0.3, cbase=4096, cmax=128, latent=128, plane_resolution=64, neural_rendering_resolution_initial=32,
+        blur_fade_kimg=32, kimg=200, tick=1, snap=10, metrics="none", grid="8x4", workers=1)),  # 64 x 64 pixels on a CPU
     "afhq": Preset(pivot=(0, 0, -0.06), **FACES),
     "shapenet": Preset(samples=64, importance=64, ray_start=0.1, ray_end=2.6, box_warp=1.6, radius=1.7, pivot=(0, 0, 0),
                        focal=1.7074, white_back=True),
@@ -64,6 +68,11 @@ def _option(default: Any, help: str, low: Optional[float] = None, high: Optional
     return dataclasses.field(default=default, metadata=dict(help=help, low=low, high=high))
 
 
+def _usual(default: Any, help: str, low: Optional[float] = None, high: Optional[float] = None):
+    """An option whose default is the preset's, if that has one."""
+    return dataclasses.field(default=None, metadata=dict(help=help, low=low, high=high, usual=default))
+
+
 NEEDED: Any = None  # default of what must be given
 REQUIRED = ("outdir", "cfg", "data", "batch", "gamma")
 DASHED = ("batch_gpu", "map_depth", "mbstd_group", "c_scale", "sr_module", "init_from", "checkpoint_minutes", "channels_last")
@@ -82,10 +91,10 @@ class Options:
     """
 
     outdir: str = _option(NEEDED, "Where runs are kept, each in a folder of its own.")
-    cfg: Literal["ffhq", "afhq", "shapenet", "custom"] = _option(NEEDED, "The kind of data: cameras, box and ray limits.")
+    cfg: Literal["ffhq", "heads", "afhq", "shapenet", "custom"] = _option(NEEDED, "The kind of data: cameras, box and ray limits.")
     data: str = _option(NEEDED, "Training data: a zip or folder made by dataset_tool.py.")
-    batch: int = _option(NEEDED, "Pictures in a batch, over all ranks.", low=1)
-    gamma: float = _option(NEEDED, "Weight of R1.", low=0)
+    batch: int = _usual(NEEDED, "Pictures in a batch, over all ranks.", low=1)
+    gamma: float = _usual(NEEDED, "Weight of R1.", low=0)
     gpus: Optional[int] = _option(None, "Ranks on this machine, one a GPU; by default those torchrun started, else one.", low=1)
 
     cond: bool = _option(True, "Use the labels of the data; false: cameras are drawn (--yaw_std, --pitch_std) and D sees none.")
@@ -96,25 +105,25 @@ class Options:
     target: float = _option(0.6, "Target of --aug=ada.", low=0, high=1)
     batch_gpu: Union[int, str, None] = _option(
         None, "Pictures a rank takes at once; auto: as many as fit. By default its whole share.", low=1)
-    cbase: int = _option(32768, "Channels times resolution: width of the networks.", low=1)
-    cmax: int = _option(512, "Most channels.", low=1)
+    cbase: int = _usual(32768, "Channels times resolution: width of the networks.", low=1)
+    cmax: int = _usual(512, "Most channels.", low=1)
     glr: Optional[float] = _option(None, "Learning rate of G; by default 0.0025.", low=0)
     dlr: float = _option(0.002, "Learning rate of D.", low=0)
     map_depth: int = _option(2, "Layers of the mapping network.", low=1, high=16)
     mbstd_group: int = _option(4, "Pictures whose deviation D sees together.", low=1)
     desc: Optional[str] = _option(None, "A word for the end of the run's folder name.")
-    metrics: str = _option("fid50k_full", "Metrics at every snapshot, with commas; none: no metrics.")
+    metrics: str = _usual("fid50k_full", "Metrics at every snapshot, with commas; none: no metrics.")
     detector: Optional[str] = _option(None, "Their detectors: inception=FILE|URL,vgg=FILE|URL; by default NVIDIA's addresses.")
-    kimg: int = _option(25000, "Length of training, in thousand pictures.", low=1)
-    tick: int = _option(4, "Thousand pictures between status lines.", low=1)
-    snap: int = _option(50, "Ticks between snapshots.", low=1)
+    kimg: int = _usual(25000, "Length of training, in thousand pictures.", low=1)
+    tick: int = _usual(4, "Thousand pictures between status lines.", low=1)
+    snap: int = _usual(50, "Ticks between snapshots.", low=1)
     seed: int = _option(0, "Start of all random numbers.", low=0, high=2**31 - 1)
     nobench: bool = _option(False, "Do not let cuDNN try out its algorithms.")
-    workers: int = _option(3, "Processes that read pictures.", low=0, high=128)
-    neural_rendering_resolution_initial: int = _option(64, "Rays along a side at the start.", low=8, high=1024)
+    workers: int = _usual(3, "Processes that read pictures.", low=0, high=128)
+    neural_rendering_resolution_initial: int = _usual(64, "Rays along a side at the start.", low=8, high=1024)
     neural_rendering_resolution_final: Optional[int] = _option(None, "And at the end of the fade.", low=8, high=1024)
     neural_rendering_resolution_fade_kimg: int = _option(1000, "Length of that fade.", low=0)
-    blur_fade_kimg: int = _option(200, "Length of the fade of the blur, for batches of 32; others scale it.", low=0)
+    blur_fade_kimg: int = _usual(200, "Length of the fade of the blur, for batches of 32; others scale it.", low=0)
     gen_pose_cond: bool = _option(False, "Condition G on the camera.")
     c_scale: float = _option(1, "Factor of the camera in G's conditioning.", low=0)
     gpc_reg_prob: float = _option(0.5, "Probability of another picture's camera in the conditioning.", low=0, high=1)
@@ -139,7 +148,7 @@ class Options:
     init_from: Optional[str] = _option(None, "Begin with the weights of this network: FILE, URL or NAME.")
     faithful: bool = _option(False, "The original's plane axes, and its density points in [-1, 1]^3 whatever the box.")
     checkpoint_minutes: float = _option(15, "Minutes between checkpoints.", low=0)
-    grid: Optional[str] = _option(None, "Columns x rows of the picture grids, like 8x4; by default what fits 7680 x 4320.")
+    grid: Optional[str] = _usual(None, "Columns x rows of the picture grids, like 8x4; by default what fits 7680 x 4320.")
     tf32: bool = _option(False, "TF32 products on CUDA: faster, less exact.")
     bf16: bool = _option(False, "Networks (not the renderer) in bfloat16.")
     compile: bool = _option(False, "torch.compile the networks.")
@@ -156,13 +165,16 @@ class Options:
     white_back: Optional[bool] = _option(None, "A white background; by default the preset's.")
     samples: Optional[int] = _option(None, "Samples along a ray; by default the preset's.", low=4, high=1024)
     importance: Optional[int] = _option(None, "Samples of the second pass.", low=0, high=1024)
-    latent: int = _option(512, "Size of z and w.", low=4)
-    plane_resolution: int = _option(256, "Pixels along a side of the planes.", low=8, high=1024)
+    latent: int = _usual(512, "Size of z and w.", low=4)
+    plane_resolution: int = _usual(256, "Pixels along a side of the planes.", low=8, high=1024)
     plane_channels: int = _option(32, "Channels of a plane.", low=3)
     decoder_width: int = _option(64, "Hidden units of the decoder.", low=4)
 
     def __post_init__(self):
+        preset = PRESETS.get(self.cfg, Preset(0, 0))
         for field in dataclasses.fields(self):
+            if "usual" in field.metadata and getattr(self, field.name) is None:
+                object.__setattr__(self, field.name, preset.usual.get(field.name, field.metadata["usual"]))
             value = getattr(self, field.name)
             if value is None and field.name in REQUIRED:
                 raise ValueError(f"{flag(field.name)} is needed")
@@ -171,7 +183,6 @@ class Options:
             raise ValueError("--gen_pose_cond needs cameras from the data: leave --cond true")
         if self.plane_resolution & (self.plane_resolution - 1):
             raise ValueError(f"--plane_resolution ({self.plane_resolution}) must be a power of two")
-        preset = PRESETS[self.cfg]
         lacking = [flag(name) for name in PRESET_OPTIONS if getattr(self, name) is None and getattr(preset, name) is None]
         if lacking:
             raise ValueError(f"--cfg=custom needs {', '.join(lacking)}: `dataset_tool.py --check` suggests them")

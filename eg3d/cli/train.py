@@ -56,9 +56,9 @@ def training_options(command: Callable) -> Callable:
 def _option(field, hint) -> Callable:
     """The click option of a field."""
     name = configs.flag(field.name)
-    needed = field.name in configs.REQUIRED
+    needed = field.name in configs.REQUIRED and "usual" not in field.metadata
     about = dict(required=needed, help=field.metadata["help"])
-    about.update({} if needed else dict(default=field.default, show_default=field.default is not None))
+    about.update({} if needed else dict(default=field.default, show_default=_default(field)))
     parts = [part for part in get_args(hint) if part is not type(None)] if get_origin(hint) is Union else [hint]
     low, high = field.metadata["low"], field.metadata["high"]
     if bool in parts:
@@ -71,6 +71,15 @@ def _option(field, hint) -> Callable:
         text = options.Output(folder=True) if field.name == "outdir" else str
         kind = {int: click.IntRange(low, high), float: options.Finite(low, high), str: text}[parts[0]]
     return click.option(name, field.name, type=kind, **about)
+
+
+def _default(field) -> Union[bool, str]:
+    """How help shows what stands for an option that is not given."""
+    if "usual" not in field.metadata:
+        return field.default is not None
+    shown = [] if field.metadata["usual"] is None else [str(field.metadata["usual"])]
+    shown += [f"of {name} {preset.usual[field.name]}" for name, preset in configs.PRESETS.items() if field.name in preset.usual]
+    return ", ".join(shown) or False
 
 
 def _without(because: str, needed: Callable) -> Callable:

@@ -127,10 +127,11 @@ def _thickness(hair: Hair, theta, phi, line) -> np.ndarray:
     front = np.exp(-((phi / 0.7) ** 4)) * edge
     taper = np.maximum(taper, front * (theta < line - 1e-6))  # the last row lies on the skin
     if hair.style in LONG:
-        inwards = _smooth(np.abs(phi), FALLS_BESIDE, FALLS_BESIDE + 0.35)
+        inwards = _smooth(np.abs(phi), FALLS_BESIDE, FALLS_BESIDE + 0.25)
         hanging = _smooth(np.abs(phi), FALLS_BESIDE - 0.06, FALLS_BESIDE + 0.06)
-        taper = (1 - hanging) * taper + hanging * (0.25 + 0.75 * inwards)
-    return thick * taper
+        taper = (1 - hanging) * taper + hanging * (0.3 + 0.7 * inwards)
+    over_ears = 0.035 * np.exp(-(((np.abs(phi) - 1.6) / 0.3) ** 2)) * np.exp(-(((theta - 1.55) / 0.3) ** 2))
+    return thick * taper + over_ears * (hair.style in LONG)
 
 
 def _unevenness(random, hair: Hair, theta) -> np.ndarray:

@@ -21,6 +21,7 @@ GREY, WHITE = (150, 146, 142), (222, 218, 212)
 IRISES = ((58, 36, 22), (84, 54, 30), (112, 82, 44), (98, 112, 66), (84, 122, 126), (86, 126, 164), (118, 134, 146))
 CLOTHES = ((40, 44, 52), (92, 98, 108), (214, 212, 206), (52, 78, 122), (128, 44, 48), (52, 96, 76), (176, 140, 84),
            (104, 76, 112), (206, 126, 92), (120, 160, 182))
+DYED = 0.03  # this share of the hair
 STYLES = ("bald", "shaved", "crop", "short", "volume", "afro", "bob", "long", "tied")
 STYLE_OF_MEN = (0.07, 0.12, 0.25, 0.25, 0.16, 0.07, 0.02, 0.04, 0.02)
 STYLE_OF_WOMEN = (0.0, 0.01, 0.04, 0.13, 0.08, 0.08, 0.25, 0.27, 0.14)
@@ -72,7 +73,7 @@ class Look:
     lips: Colour
     irises: Colour
     gaze: Tuple[float, float]  # yaw and pitch of the eyes, radians
-    brows: Colour
+    natural: Colour  # of brows and beard; hair may be dyed
     brow_weight: float
     lashes: float
     beard: float  # 0 none .. 1 full
@@ -96,7 +97,8 @@ def drawn(random: np.random.RandomState) -> Look:
     skin = _between(SKINS, tone) * random.uniform(0.9, 1.1) * random.uniform(0.975, 1.025, 3)
     grey = np.clip((age - 0.82) / 0.15 + random.normal(0, 0.2), 0, 1) if age > 0.78 else 0.0
     natural = _hair_colour(random, tone)
-    hair_colour = (1 - grey) * natural + grey * linear(GREY if random.rand() < 0.6 else WHITE)
+    natural = (1 - grey) * natural + grey * linear(GREY if random.rand() < 0.6 else WHITE)
+    hair_colour = linear(random.uniform((60, 20, 40), (200, 110, 190))) if random.rand() < DYED else natural
     adult = age > 0.55
     beard = random.uniform(0.5, 1) if man and adult and random.rand() < 0.25 else 0.0
     lips = skin * np.array([0.84, 0.54, 0.52]) if man else skin * np.array([0.88, 0.44, 0.45])
@@ -106,7 +108,7 @@ def drawn(random: np.random.RandomState) -> Look:
         phenotypes=phenotypes, changes=_changes(random), actions=_actions(random), skin=_tuple(skin),
         flush=random.uniform(0.05, 0.3),
         lips=_tuple(lips), irises=_tuple(_iris(random, tone)), gaze=_tuple(random.normal(0, (0.08, 0.05))),
-        brows=_tuple(0.55 * hair_colour + 0.1 * natural), brow_weight=random.uniform(0.6, 1.3 if man else 0.9),
+        natural=_tuple(natural), brow_weight=random.uniform(0.6, 1.3 if man else 0.9),
         lashes=random.uniform(0.3, 0.6) if man else random.uniform(0.6, 1.0),
         beard=beard, stubble=random.uniform(0, 0.5) if man and adult else 0.0,
         hair=_hair(random, hair_colour, man, age, tone), clothes=_tuple(linear(CLOTHES[random.randint(len(CLOTHES))])),
@@ -174,8 +176,6 @@ def _actions(random) -> Dict[str, float]:
 
 
 def _hair_colour(random, tone: float) -> np.ndarray:
-    if random.rand() < 0.04:  # dyed
-        return linear(random.uniform((60, 20, 40), (200, 110, 190)))
     lightest = np.interp(tone, [0.0, 0.3, 0.55], [len(HAIRS) - 0.01, 4.5, 2.5])
     colours = linear(HAIRS)[int(random.uniform(0, lightest))]
     return colours * random.uniform(0.8, 1.2)
