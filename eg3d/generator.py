@@ -15,6 +15,7 @@ from torch_utils.persistence import CheckpointError
 from training import labels
 
 SHIPPED = Path(__file__).parent / "networks"
+SHIPPED_NETWORKS = ("demo.safetensors", "tiny-random.pkl")
 
 # NVIDIA's released networks, under its own licence, where NVIDIA publishes them.
 RELEASES = "https://api.ngc.nvidia.com/v2/models/nvidia/research/eg3d/versions/1/files/"
@@ -69,7 +70,7 @@ NEEDED = ("mapping", "synthesis", "rendering_kwargs", "neural_rendering_resoluti
 
 def names() -> Dict[str, str]:
     """Names that `load` understands -> path or URL."""
-    shipped = {path.stem: str(path) for path in sorted(SHIPPED.glob("*.pkl"))}
+    shipped = {Path(name).stem: str(SHIPPED / name) for name in SHIPPED_NETWORKS}
     return {**shipped, **{name: f"{RELEASES}{name}.pkl" for name in RELEASED}}
 
 
@@ -116,13 +117,14 @@ def load_snapshot(source: Union[str, os.PathLike], trust: bool = False) -> Any:
         return pickles.load(file, trust=trust, name=f"{source}{kept}")
 
 
-def save_snapshot(snapshot: Any, path: Union[str, os.PathLike]) -> None:
-    """Writes a snapshot, or one network, as .pkl (official) or .safetensors; complete, or not at all.
+def save_snapshot(snapshot: Any, path: Union[str, os.PathLike], half: bool = False) -> None:
+    """Writes a snapshot, or one network, as .pkl (official) or .safetensors; complete, or not at all. half: a .safetensors in
+    float16.
 
     Raises ValueError for another suffix, CheckpointError for what .safetensors does not hold.
     """
     check_suffix(path)
-    WRITERS[Path(path).suffix](snapshot, path)
+    WRITERS[Path(path).suffix](snapshot, path, **(dict(half=True) if half else {}))
 
 
 def check_suffix(path: Union[str, os.PathLike]) -> None:

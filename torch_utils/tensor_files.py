@@ -7,7 +7,8 @@ the header's entry `eg3d`, a JSON object of
     content     what the snapshot holds; a network stands there as {"$network": its name}
     networks    name -> {class, args, kwargs (of the constructor), training, buffers (names of the tensors that are buffers),
                 trainable (names of the parameters that want gradients), attributes (what was set after construction, among
-                them always the axes of the planes)}
+                them always the axes of the planes), halved (since version 2: names of tensors that are float16 here, and
+                float32 in the network)}
 
 JSON's values stand for themselves; what it lacks is an object of one key: $tuple, $set, $EasyDict, $OrderedDict, $dict
 (pairs, for keys that are not text), $float (nan, inf), $tensor. A network written and read again, or taken to a pickle and
@@ -33,7 +34,8 @@ from dnnlib.util import written_beside
 from torch_utils import persistence
 from torch_utils.persistence import CheckpointError, Record
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+PLAIN_VERSION = 1  # of files that halve nothing, which older programs read too
 KEY = "eg3d"  # of the configuration in the file's header
 SUFFIX = ".safetensors"
 WHOLE = "network"  # what a network is called that is a file's only content
@@ -74,13 +76,16 @@ def load(path: Path, name: str = "") -> Any:
         return _decode(config["content"], networks)
 
 
-def save(obj: Any, path: Path) -> None:
-    """Writes a snapshot, or one network; the file appears under its name only when it is complete.
+def save(obj: Any, path: Path, half: bool = False) -> None:
+    """Writes a snapshot, or one network; the file appears under its name only when it is complete. half: round float32 to
+    float16, for a file of half the size.
 
     Raises CheckpointError for what this format does not hold: objects other than networks of EG3D and plain values.
     """
     try:
         tensors, config = _as_data(obj)
+        if half:
+            _halve(tensors, config)
         text = json.dumps(config, indent=1)
     except RecursionError as error:
         raise CheckpointError(f"the snapshot: nested beyond measure, which {SUFFIX} cannot hold") from error
@@ -119,7 +124,21 @@ def _as_data(obj: Any) -> Tuple[Dict[str, torch.Tensor], dict]:
             tensors.update((f"{name}.{key}", tensor) for key, tensor in own.items())
     for _ in persistence.walk(obj):  # refuses what unfolds without end
         pass
-    return tensors, dict(version=FORMAT_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
+    return tensors, dict(version=PLAIN_VERSION, content=_encode(obj, "the snapshot", networks), networks=described)
+
+
+def _halve(tensors: Dict[str, torch.Tensor], config: dict) -> None:
+    """Rounds in place what is float32. Raises CheckpointError where a number is too large for that."""
+    config["version"] = FORMAT_VERSION
+    for name, described in config["networks"].items():
+        prefix = f"{name}."
+        described["halved"] = [key[len(prefix):] for key, tensor in tensors.items()
+                               if key.startswith(prefix) and tensor.dtype == torch.float32]
+        for key in described["halved"]:
+            rounded = tensors[prefix + key].half()
+            if not torch.equal(rounded.isfinite(), tensors[prefix + key].isfinite()):
+                raise CheckpointError(f"{prefix}{key} holds numbers beyond float16's: keep it in float32")
+            tensors[prefix + key] = rounded
 
 
 def _configuration(path: Path) -> dict:
@@ -196,6 +215,7 @@ def _attributes(module: torch.nn.Module, twin: torch.nn.Module, path: str) -> di
 def _rebuild(name: str, described: dict, tensors: Dict[str, torch.Tensor]) -> torch.nn.Module:
     module = persistence.construct(_record(name, described), name).train(bool(described["training"]))
     buffers, trainable = set(described["buffers"]), set(described["trainable"])
+    tensors = {**tensors, **{key: tensors[key].float() for key in described.get("halved", ())}}
     states: Dict[str, dict] = {path: _empty_state(some) for path, some in module.named_modules()}
     for path, state in states.items():
         if path:

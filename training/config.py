@@ -91,7 +91,7 @@ class Options:
     """
 
     outdir: str = _option(NEEDED, "Where runs are kept, each in a folder of its own.")
-    cfg: Literal["ffhq", "heads", "afhq", "shapenet", "custom"] = _option(NEEDED, "The kind of data: cameras, box and ray limits.")
+    cfg: Literal["ffhq", "heads", "afhq", "shapenet", "custom"] = _option(NEEDED, "The kind of data: cameras, box, ray limits.")
     data: str = _option(NEEDED, "Training data: a zip or folder made by dataset_tool.py.")
     batch: int = _usual(NEEDED, "Pictures in a batch, over all ranks.", low=1)
     gamma: float = _usual(NEEDED, "Weight of R1.", low=0)

