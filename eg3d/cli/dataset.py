@@ -96,7 +96,11 @@ def _check_size(transform: Optional[str], resolution: Optional[Tuple[int, int]])
 
 def _render(dest: str, count: int, resolution: int, seed: int, workers: int, with_truth: bool) -> None:
     from eg3d.scenes.heads import collection
+    from eg3d.scenes.heads.anatomy import unprepared
 
+    folder = unprepared()
+    if folder:
+        click.echo(f"Preparing the body model in {folder}: a minute and 1 GB, once.", err=True)
     collection.make(dest, count, resolution, seed, workers, with_truth)
     click.echo(f"{dest}: {count} synthetic heads of {resolution} x {resolution}, with labels"
                f"{' and truth' if with_truth else ''}")

@@ -147,7 +147,8 @@ def network_options(command: Callable) -> Callable:
     """
 
     @_together(
-        click.option("--network", required=True, metavar="FILE|URL|NAME", help="The network: a snapshot's path, URL or name."),
+        click.option("--network", default="demo", show_default=True, metavar="FILE|URL|NAME",
+                     help="The network: a snapshot's path, URL or name."),
         device_option, trust_option,
         switch("--reload_modules", default=False, help="Use this project's code, not the file's: already so without --trust."))
     @functools.wraps(command)
@@ -186,8 +187,8 @@ def run(command: click.Command) -> None:
         message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     except ValueError as error:  # a CheckpointError is one
         message = str(error)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted: nothing half-written was left.", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(f"Interrupted: {error or 'nothing half-written was left.'}", err=True)
         sys.exit(INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         from torch_utils.misc import is_out_of_memory

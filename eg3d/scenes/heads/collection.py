@@ -66,10 +66,13 @@ def make(dest: str, count: int, resolution: int, seed: int, workers: int, with_t
     _begin(kept, dict(meaning=MEANING, resolution=resolution, seed=seed, with_truth=with_truth))
     missing = [index for index in range(count) if not (kept / f"{_stem(index)}.png").exists()]
     jobs = ((seed, index, resolution, with_truth) for index in missing)
-    with contextlib.closing(in_order(_rendered, jobs, workers)) as results:
-        progress = tqdm.tqdm(results, total=count, initial=count - len(missing), unit="picture")
-        for index, (png, truth) in zip(missing, progress):
-            _keep(kept, index, png, truth)
+    try:
+        with contextlib.closing(in_order(_rendered, jobs, workers)) as results:
+            progress = tqdm.tqdm(results, total=count, initial=count - len(missing), unit="picture")
+            for index, (png, truth) in zip(missing, progress):
+                _keep(kept, index, png, truth)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{kept} keeps what is rendered; the same command goes on.") from error
     with conversion.store(dest) as add:
         pairs = []
         for index in range(count):
