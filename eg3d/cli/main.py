@@ -8,7 +8,9 @@ from eg3d.cli import options
 from eg3d.cli.check import check
 from eg3d.cli.convert import convert
 from eg3d.cli.dataset import dataset
+from eg3d.cli.fit_scene import fit_scene
 from eg3d.cli.metrics import metrics
+from eg3d.cli.regressor import regressor
 from eg3d.cli.samples import samples
 from eg3d.cli.train import train
 from eg3d.cli.videos import videos
@@ -21,7 +23,8 @@ def _version() -> str:
         return "(a checkout that is not installed)"
 
 
-@click.group(commands=[dataset, train, samples, videos, metrics, convert, check], invoke_without_command=True)
+@click.group(commands=[dataset, train, samples, videos, metrics, convert, check, fit_scene, regressor],
+             invoke_without_command=True)
 @click.version_option(_version(), prog_name="eg3d")
 @click.pass_context
 def eg3d(ctx: click.Context) -> None:

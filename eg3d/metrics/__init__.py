@@ -1,8 +1,9 @@
 """How good a generator is: metrics by name, of a network and a data set.
 
 Official names are fid50k_full, kid50k_full, pr50k3_full, is50k, ppl2_wend, fid50k, kid50k, pr50k3; any number may stand in
-place of 50k. They need a detector (eg3d/metrics/detectors.py). swd, reprojection, flatness and raw_agreement need none. Where a
-name has no number, one may be appended: swd_500. `_full` means: against all real pictures, not against as many as generated.
+place of 50k. They need a detector (eg3d/metrics/detectors.py). swd, reprojection, flatness and raw_agreement need none;
+heads_pose, heads_depth and heads_frechet, of synthetic heads, need a small network that ships. Where a name has no number,
+one may be appended: swd_500. `_full` means: against all real pictures, not against as many as generated.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Union
 import torch
 
 from dnnlib.util import format_time
-from eg3d.metrics import kinds
+from eg3d.metrics import heads, kinds, regressor
 from eg3d.metrics.detectors import opened
 from eg3d.metrics.fakes import Cameras, Work
 from torch_utils import distributed
@@ -41,6 +42,7 @@ class Kind:
     detector: Optional[str] = None
     needs: str = ""  # the detector's method
     usual: Optional[str] = None  # the number, where the name has none
+    shipped: bool = False  # needs the regressor that ships
 
 
 KINDS = (
@@ -53,6 +55,9 @@ KINDS = (
     Kind("reprojection", rf"reprojection{APPENDED}", kinds.reprojection, usual="200"),
     Kind("flatness", rf"flatness{APPENDED}", kinds.flatness, usual="500"),
     Kind("raw_agreement", rf"raw_agreement{APPENDED}", kinds.raw_agreement, usual="500"),
+    Kind("heads_pose", rf"heads_pose{APPENDED}", heads.pose, usual="500", shipped=True),
+    Kind("heads_depth", rf"heads_depth{APPENDED}", heads.depth, usual="500", shipped=True),
+    Kind("heads_frechet", rf"heads_frechet{APPENDED}", heads.frechet, usual="2k", shipped=True),
 )
 NOT_FULL = ("fid50k", "kid50k", "pr50k3")
 NEED_WEIGHTS = tuple(kind.official for kind in KINDS if kind.detector) + NOT_FULL
@@ -88,7 +93,10 @@ def check(wanted: Sequence[str], detectors: Optional[Mapping[str, str]] = None) 
     `detectors`: "inception" and "vgg" -> file or URL, in place of NVIDIA's addresses. Raises ValueError.
     """
     needed: Dict[str, set] = {}
-    for metric in [_parsed(name) for name in wanted]:
+    metrics = [_parsed(name) for name in wanted]
+    if any(metric.kind.shipped for metric in metrics):
+        regressor.load()
+    for metric in metrics:
         if metric.kind.detector:
             needed.setdefault(metric.kind.detector, set()).add(metric.kind.needs)
     for kind, methods in needed.items():

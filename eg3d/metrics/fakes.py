@@ -49,6 +49,12 @@ class Work:
                 bar.update(len(made))
                 yield made
 
+    def rows(self, count: int, title: str, make: Callable[[int, int], Tensor]) -> Optional[Tensor]:
+        """What `make` gives for `count` items, on rank 0's CPU; elsewhere None."""
+        first = distributed.rank() == 0
+        parts = [made.cpu() for made in self.chunks(count, title, make) if first]
+        return torch.cat(parts) if first else None
+
     def latents(self, first: int, end: int) -> Tuple[Tensor, Tensor]:
         """z [n, z_dim] and labels [n, 25] of items, on the device."""
         zs, cs = zip(*[self._latent(item) for item in range(first, end)])

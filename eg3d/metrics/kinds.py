@@ -15,7 +15,6 @@ from eg3d import cameras
 from eg3d.metrics import arithmetic, geometry, patches, paths, statistics
 from eg3d.metrics.detectors import Detector
 from eg3d.metrics.fakes import Work, chosen_items
-from torch_utils import distributed
 
 Results = Optional[Dict[str, float]]
 View = Tuple[Dict[str, Tensor], Tensor]  # what was made, and its labels
@@ -56,13 +55,13 @@ def _feature_pair(work: Work, detector: Detector, count: int, most: Optional[int
 
 def inception_score(work: Work, detector: Detector, count: int, full: bool) -> Results:
     """Inception score."""
-    found = _rows(work, count, "fakes", lambda first, end: detector.probabilities(work.fakes(first, end)))
+    found = work.rows(count, "fakes", lambda first, end: detector.probabilities(work.fakes(first, end)))
     return None if found is None else dict(zip(("mean", "std"), arithmetic.inception_score(found)))
 
 
 def path_length(work: Work, detector: Detector, count: int, full: bool) -> Results:
     """Perceptual path length."""
-    found = _rows(work, count, "paths", paths.path_distances(work, detector, count))
+    found = work.rows(count, "paths", paths.path_distances(work, detector, count))
     return None if found is None else {"": paths.mean_over(found[:, 0])}
 
 
@@ -75,8 +74,8 @@ def sliced_wasserstein(work: Work, detector: None, count: int, full: bool) -> Re
         # The same places on both sides.
         return lambda first, end: patches.descriptors(pictures(first, end), seed + first)
 
-    real = _rows(work, len(items), "reals", described(work.reals(items)))
-    fake = _rows(work, len(items), "fakes", described(work.fakes))
+    real = work.rows(len(items), "reals", described(work.reals(items)))
+    fake = work.rows(len(items), "fakes", described(work.fakes))
     if real is None or fake is None:
         return None
     device = _arithmetic_device(work)
@@ -100,7 +99,7 @@ def reprojection(work: Work, detector: None, count: int, full: bool) -> Results:
             shown.append((G.synthesis(ws, c, noise_mode="const"), c))
         return _misfit(shown[1], shown[0], tolerance) + _misfit(shown[2], shown[0], tolerance)
 
-    found = _rows(work, count, "views", make)
+    found = work.rows(count, "views", make)
     if found is None:
         return None
     error, raw_error, covered, pixels = found.double().sum(0).tolist()
@@ -129,7 +128,7 @@ def flatness(work: Work, detector: None, count: int, full: bool) -> Results:
         made, c = work.generated(first, end)
         return torch.stack(geometry.flatness(made["image_depth"].float().cpu(), c.cpu()), dim=1) / box
 
-    found = _rows(work, count, "fakes", make)
+    found = work.rows(count, "fakes", make)
     return None if found is None else dict(zip(("depth", "off_plane"), found.mean(0).tolist()))
 
 
@@ -139,17 +138,10 @@ def raw_agreement(work: Work, detector: None, count: int, full: bool) -> Results
         made, _ = work.generated(first, end)
         return geometry.raw_error(made["image"].float(), made["image_raw"].float())[:, None]
 
-    found = _rows(work, count, "fakes", make)
+    found = work.rows(count, "fakes", make)
     return None if found is None else {"psnr": geometry.signal_to_noise(float(found.double().mean()))}
 
 
 def _arithmetic_device(work: Work) -> torch.device:
     """Where float64 is there, and quickest."""
     return work.device if work.device.type == "cuda" else torch.device("cpu")
-
-
-def _rows(work: Work, count: int, title: str, make: Callable[[int, int], Tensor]) -> Optional[Tensor]:
-    """What `make` gives for `count` items, on rank 0's CPU; elsewhere None."""
-    first = distributed.rank() == 0
-    parts = [made.cpu() for made in work.chunks(count, title, make) if first]
-    return torch.cat(parts) if first else None
