@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,7 +73,8 @@ def test_names(tiny_path):
     """Names lead to what ships and to NVIDIA's released networks."""
     names = generator.names()
     assert names["tiny-random"] == str(tiny_path)
-    released = {name: url for name, url in names.items() if name != "tiny-random"}
+    assert Path(names["demo"]).is_file()
+    released = {name: url for name, url in names.items() if name not in ("demo", "tiny-random")}
     assert set(released) == set(generator.RELEASED) and len(released) == 6
     assert all(url.startswith("https://") and url.endswith(f"/{name}.pkl") for name, url in released.items())
 

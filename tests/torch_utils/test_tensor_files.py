@@ -489,7 +489,7 @@ def recast(name, dtype):
 
 
 SPOILT = {  # -> change, words of the message
-    "newer version": (top("version", 2), "version 2", "update"),
+    "newer version": (top("version", 3), "version 3", "update"),
     "version as text": (top("version", "1"), "version '1'"),
     "no version": (lambda header, config: config.pop("version"), "version None"),
     "networks as list": (top("networks", []), "incomplete"),
@@ -923,3 +923,40 @@ def test_numbers_beyond_measure(tiny_path, tmp_path, value):
     with pytest.raises(CheckpointError, match="odd.safetensors: ") as caught:
         tensor_files.load(tmp_path / "odd.safetensors")
     assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ float16
+
+def test_half(tmp_path):
+    """Every float32 tensor comes back as float32, rounded to float16; the file is half as large; the rest is as it was."""
+    G = fill(triplane())
+    tensor_files.save(dict(G_ema=G), tmp_path / "full.safetensors")
+    tensor_files.save(dict(G_ema=G), tmp_path / "half.safetensors", half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
+    numbers = sum(tensor.numel() for tensor in [*G.parameters(), *G.buffers()])
+    assert sizes[0] - sizes[1] == pytest.approx(2 * numbers, rel=0.1)  # the header grows by the names
+    back = tensor_files.load(tmp_path / "half.safetensors")["G_ema"]
+    for (name, one), (other_name, other) in zip(G.state_dict().items(), back.state_dict().items()):
+        assert name == other_name and other.dtype == one.dtype
+        torch.testing.assert_close(other, one.half().float(), rtol=0, atol=0)
+    assert back._init_kwargs == G._init_kwargs
+    tensor_files.save(back, tmp_path / "again.safetensors")  # in full: what was rounded stays as it is
+    again = tensor_files.load(tmp_path / "again.safetensors").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in back.state_dict().items())
+
+
+def test_too_large_for_half(tmp_path):
+    G = fill(triplane())
+    with torch.no_grad():
+        G.decoder.net[0].weight[0, 0] = 1e6
+    with pytest.raises(CheckpointError, match="decoder.net.0.weight holds numbers beyond float16"):
+        tensor_files.save(G, tmp_path / "half.safetensors", half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_versions(tmp_path):
+    """Only files in float16 ask for the newer program."""
+    G = fill(triplane())
+    for half, version in ((False, 1), (True, 2)):
+        tensor_files.save(G, tmp_path / "net.safetensors", half=half)
+        assert tensor_files.configuration(tmp_path / "net.safetensors")["version"] == version

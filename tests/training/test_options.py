@@ -160,3 +160,24 @@ def test_help_is_quick():
     """It does not wait for PyTorch."""
     code = "import sys; from eg3d.cli.train import train; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_preset_of_heads():
+    """--cfg=heads brings its own small sizes; what is typed has its say; other presets keep the official numbers."""
+    write_zip("data64.zip", 64)
+    own = dry_run("--cfg=heads --data=data64.zip")
+    assert (own["batch_size"], own["loss_kwargs"]["r1_gamma"], own["G_kwargs"]["plane_resolution"]) == (8, 0.3, 64)
+    assert own["G_kwargs"]["rendering_kwargs"]["avg_camera_pivot"] == [0, 0, 0.2] and own["metrics"] == []
+    assert own["training_set_kwargs"]["xflip"] is True
+    typed = dry_run("--cfg=heads --data=data64.zip --batch=4 --plane_resolution=256 --mirror=false --metrics=swd")
+    assert typed["batch_size"] == 4 and "plane_resolution" not in typed["G_kwargs"] and typed["metrics"] == ["swd"]
+    assert typed["training_set_kwargs"]["xflip"] is False
+    faces = dry_run("--cfg=ffhq --data=data512.zip --batch=8 --gamma=1")
+    assert faces["total_kimg"] == 25000 and faces["metrics"] == ["fid50k_full"]
+
+
+def test_batch_and_gamma_are_needed():
+    """Where no preset knows them."""
+    for given, lacking in (("--batch=8", "--gamma"), ("--gamma=1", "--batch")):
+        ran = CliRunner().invoke(train, ["--outdir=runs", "--cfg=ffhq", "--data=data512.zip", given, "--dry-run"])
+        assert ran.exit_code == 2 and f"{lacking} is needed" in ran.output
