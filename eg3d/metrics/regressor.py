@@ -28,7 +28,7 @@ from training import labels
 from training.dataset import ImageFolderDataset, open_files
 
 SHIPPED = Path(__file__).parents[1] / "networks" / "heads-regressor.safetensors"
-SHA256 = ""  # of the shipped file
+SHA256 = "4e2e841271ff3aacd7507c85e4c3926ed25a57ba5d2e14e917df5ab417c49e33"  # of the shipped file
 SIZE = 64  # pixels along a side of what it sees
 DEPTH_SIZE = 32  # and of the depth that it gives
 WIDTHS = (32, 64, 128, 128)  # channels at 32, 16, 8 and 4 pixels

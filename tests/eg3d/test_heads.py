@@ -240,6 +240,36 @@ def test_goes_on_only_with_the_same(on_balls, tmp_path):
     assert (tmp_path / "heads.zip.unfinished" / collection.PLAN).exists()
 
 
+FULL_DISK = """
+import resource, sys
+sys.path[:0] = [{tests!r}, {root!r}]
+import heads_on_balls
+from eg3d.cli import options
+from eg3d.cli.dataset import dataset
+from eg3d.scenes.heads import anatomy, collection, studio
+anatomy.unprepared = lambda: None
+collection.Studio = lambda: studio.Studio(heads_on_balls.Balls())
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.argv = ["dataset_tool.py", "--source=heads", "--count=6", "--resolution=32", "--workers=1", "--dest={dest}"]
+options.run(dataset)
+"""
+
+
+@pytest.mark.parametrize("limit", [2000, 16000], ids=["while rendering", "while packing"])
+def test_full_disk(tmp_path, limit):
+    """One line, no data set; what is rendered stays, and the same command goes on."""
+    dest = tmp_path / "heads.zip"
+    script = FULL_DISK.format(tests=str(Path(__file__).parent), root=str(ROOT), limit=limit, dest=dest)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: ") and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["heads.zip.unfinished"]
+    free = script.replace(f"({limit}, {limit})", "(resource.RLIM_INFINITY, resource.RLIM_INFINITY)")
+    done = subprocess.run([sys.executable, "-c", free], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(ImageFolderDataset(dest, use_labels=True)) == 6 and [path.name for path in tmp_path.iterdir()] == ["heads.zip"]
+
+
 def test_existing_destination(on_balls, tmp_path):
     (tmp_path / "heads.zip").write_bytes(b"mine")
     with pytest.raises(ValueError, match="is there already"):
