@@ -5,10 +5,11 @@ BIN := .venv/bin
 .PHONY: demo test lint gpu-check clean
 
 demo: .venv/ready
-	$(BIN)/python gen_videos.py --network=tiny-random --seeds=0-3 --grid=2x2 --trunc=0.7 --outdir=out \
-		--image_mode=image_depth --depth-colors=viridis --nrr=64 --sample_mult=0.5
-	@echo "out/interpolation.mp4: depth of a network with RANDOM weights: clouds and grain, seen from a moving camera."
-	@echo "It proves the path from an official file to a film. For faces: $(BIN)/python gen_videos.py --outdir=out \\"
+	$(BIN)/python gen_videos.py --seeds=0-3 --grid=2x2 --trunc=0.7 --outdir=out
+	$(BIN)/python gen_samples.py --seeds=0 --trunc=0.7 --outdir=out --shapes --shape-format=.ply --shape-res=192 \
+		--shape-part=largest
+	@echo "out/interpolation.mp4 and out/seed0000.ply: four heads of the network that ships, and the first one's shape."
+	@echo "It learnt synthetic heads of 64 x 64 pixels on two CPU cores. For photographs: $(BIN)/python gen_videos.py --outdir=out \\"
 	@echo "    --trunc=0.7 --seeds=0-3 --grid=2x2 --network=/path/to/ffhq512-128.pkl"
 
 test: .venv/ready

@@ -227,8 +227,9 @@ def test_picture_distance_orders_pictures(side):
 
 def test_names():
     assert metrics.names() == ["fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid50k", "kid50k", "pr50k3",
-                               "swd", "reprojection", "flatness", "raw_agreement"]
-    assert set(metrics.names()) - set(metrics.NEED_WEIGHTS) == {"swd", "reprojection", "flatness", "raw_agreement"}
+                               "swd", "reprojection", "flatness", "raw_agreement", "heads_pose", "heads_depth", "heads_frechet"]
+    assert set(metrics.names()) - set(metrics.NEED_WEIGHTS) == {
+        "swd", "reprojection", "flatness", "raw_agreement", "heads_pose", "heads_depth", "heads_frechet"}
     metrics.check(["swd", "swd_100", "reprojection_2k", "flatness_5", "raw_agreement"])  # nothing to open
 
 
