@@ -101,6 +101,7 @@ def _write_text(path: Path, text: str) -> None:
 def _write_results(fit, scene, level: float, folder: Path) -> None:
     """Film, views, shape and weights of a fit."""
     import numpy as np
+    import tqdm
     from safetensors.torch import save_file
 
     from dnnlib.util import written_beside
@@ -113,7 +114,8 @@ def _write_results(fit, scene, level: float, folder: Path) -> None:
         return (fit.fitted.view(label.to(fit.fitted.background.device), size)["colour"].clamp(0, 1).cpu().numpy() * 255
                 + 0.5).astype(np.uint8)
 
-    encoding.write((picture(label) for label in scene.path(FRAMES)), folder / "film.mp4", fps=FPS)
+    path = tqdm.tqdm(scene.path(FRAMES), desc="film", unit="frame", disable=None)
+    encoding.write((picture(label) for label in path), folder / "film.mp4", fps=FPS)
     held = scene.held_out()[:6]
     truth = (scene.pictures[held].numpy() * 255 + 0.5).astype(np.uint8)
     rows = [np.concatenate(list(row), axis=1) for row in (truth, [picture(scene.labels[index]) for index in held])]

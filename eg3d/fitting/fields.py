@@ -1,6 +1,7 @@
 """Three ways to keep a scene: planes, voxels, and a network of coordinates. All give colour and density at points.
 
-Notation: M points, C channels, R pixels along a plane's side, D voxels along the box's side.
+Grids begin coarse and grow while they are fitted: a coarse feature is met by many rays, so the whole comes before the details,
+and empty space stays empty. Notation: M points, C channels, R pixels along a plane's side, D voxels along the box's side.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from training.volumetric_rendering.renderer import CORRECTED_AXES, ImportanceRen
 
 NUM_PLANES = 3
 INITIAL = 0.1  # deviation of features
-DECODER = dict(decoder_lr_mul=1, decoder_output_dim=3)
-FREQUENCIES, WIDTH, DEPTH, SKIP = 10, 256, 8, 4  # NeRF's (section 5.1 and appendix A)
-RATES = dict(triplane=2e-2, voxel=2e-2, mlp=5e-4)  # learning rates of features; the mlp's is NeRF's
-DECODER_RATE = 1e-2  # of the decoder's equalized layers
+DECODER = dict(decoder_lr_mul=1, decoder_output_dim=3, decoder_width=32)
+GROWTH = ((0.6, 1), (0.2, 2), (0.0, 4))  # share of the work from which on a grid is so many times coarser than at its end
+FREQUENCIES, WIDTH, DEPTH, SKIP = 10, 128, 4, 2  # NeRF has 256, 8 and 4 (appendix A): minutes on a CPU are too few for them
+RATES = dict(triplane=1e-1, voxel=1e-1, mlp=5e-3)  # learning rates of features, and of the mlp
+DECODER_RATE = 5e-2  # of the decoder's equalized layers
 
 
 class Field(torch.nn.Module):
@@ -30,21 +32,34 @@ class Field(torch.nn.Module):
         """Parameters with their learning rates, as optimizers want them."""
         return [dict(params=list(self.parameters()), lr=RATES["mlp"])]
 
+    def grow(self, share: float) -> bool:
+        """Takes the size that belongs to a share of the work; whether that is another one."""
+        return False
+
     def size(self) -> int:
         """Bytes of all parameters."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
 
 
 class _Features(Field):
-    """Features on a grid, read by the GAN's light decoder."""
+    """Grids [P, C, ...] of features, read by the GAN's light decoder."""
 
     kind = ""
 
-    def __init__(self, shape: tuple, channels: int, box: float):
+    def __init__(self, box: float, shape: tuple):
         super().__init__()
-        self.box = box
+        self.box, self.sides = box, shape[2:]
         self.features = torch.nn.Parameter(INITIAL * torch.randn(shape))
-        self.decoder = OSGDecoder(channels, DECODER)
+        self.decoder = OSGDecoder(shape[1], DECODER)
+
+    def grow(self, share: float) -> bool:
+        coarser = next(coarser for start, coarser in GROWTH if share >= start)
+        sides = [round(side / coarser) for side in self.sides]
+        if sides == list(self.features.shape[2:]):
+            return False
+        mode = {2: "bilinear", 3: "trilinear"}[len(sides)]
+        self.features = torch.nn.Parameter(F.interpolate(self.features.detach(), size=sides, mode=mode, align_corners=False))
+        return True
 
     def groups(self) -> list:
         return [dict(params=[self.features], lr=RATES[self.kind]),
@@ -57,11 +72,11 @@ class Triplane(_Features):
     kind = "triplane"
 
     def __init__(self, box: float, resolution: int = 128, channels: int = 16):
-        super().__init__((1, NUM_PLANES, channels, resolution, resolution), channels, box)
+        super().__init__(box, (NUM_PLANES, channels, resolution, resolution))
         self.register_buffer("axes", torch.tensor(CORRECTED_AXES), persistent=False)
 
     def forward(self, points: Tensor) -> Dict[str, Tensor]:
-        return self.decoder(sample_from_planes(self.axes, self.features, points, box_warp=self.box), None)
+        return self.decoder(sample_from_planes(self.axes, self.features[None], points, box_warp=self.box), None)
 
 
 class Voxel(_Features):
@@ -71,7 +86,7 @@ class Voxel(_Features):
 
     def __init__(self, box: float, resolution: int = 128, channels: int = 16):
         side = round((NUM_PLANES * resolution**2) ** (1 / 3))
-        super().__init__((1, channels, side, side, side), channels, box)
+        super().__init__(box, (1, channels, side, side, side))
 
     def forward(self, points: Tensor) -> Dict[str, Tensor]:
         places = (points * (2 / self.box))[:, :, None, None]
@@ -80,7 +95,7 @@ class Voxel(_Features):
 
 
 class Mlp(Field):
-    """NeRF's network of encoded positions, without view directions: 8 layers of 256 units."""
+    """A network of encoded positions as NeRF's, without view directions: DEPTH layers of WIDTH units."""
 
     def __init__(self, box: float):
         super().__init__()

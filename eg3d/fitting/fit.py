@@ -1,7 +1,7 @@
 """Fitting a field to the views of a scene, and looking at it.
 
-Rays of random pixels are rendered by the GAN's renderer; Adam takes the squared error of their colours down. Behind the box lies
-one colour, which is fitted too: plain backgrounds need no fog at the box's walls.
+Rays of random pixels are rendered by the GAN's renderer; Adam takes the squared error of their colours down. Behind the box
+lies one colour, which is fitted too: plain backgrounds need no fog at the box's walls.
 
 Notation: M rays, V views of R x R pixels.
 """
@@ -9,9 +9,10 @@ Notation: M rays, V views of R x R pixels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import skimage.metrics
@@ -23,10 +24,10 @@ from eg3d.fitting.views import Scene
 from training.labels import unpack
 from training.volumetric_rendering.ray_sampler import RaySampler
 
-SAMPLES = 32  # of each pass
-RAYS = 1024  # of a step
+SAMPLES, VIEW_SAMPLES = 16, 32  # of each pass: of rays that are fitted, and of pictures
+RAYS = 256  # of a step: many small steps come further than few large ones
 LOOKS = 12  # times that the error on held-out views is measured on the way
-LOOKED_AT = 3  # of them, to be quick
+LOOKED_AT = 2048  # of their pixels, to be quick
 WARM_UP, LAST_RATE = 0.02, 0.05  # of the schedule: its first share, and the learning rate's at the end
 RAYS_AT_ONCE = 8192  # when a picture is rendered
 BACKGROUND_RATE = 1e-2
@@ -38,7 +39,7 @@ class Moment:
 
     seconds: float  # of fitting; looking does not count
     steps: int
-    psnr: float  # decibels, over a few held-out views
+    psnr: float  # decibels, over some pixels of the held-out views
 
 
 class Fitted(torch.nn.Module):
@@ -47,17 +48,18 @@ class Fitted(torch.nn.Module):
     def __init__(self, field: Field, scene: Scene):
         super().__init__()
         self.field = field
-        corners = scene.pictures[:, [0, 0], [0, -1]].reshape(-1, 3)
+        corners = scene.pictures[scene.fitted()][:, [0, 0], [0, -1]].reshape(-1, 3)
         self.background = torch.nn.Parameter(torch.logit(corners.median(dim=0).values.clamp(0.02, 0.98)))
         self.box = scene.box
         self.renderer = FieldRenderer()
         self.options = dict(ray_start=scene.ray_start, ray_end=scene.ray_end, box_warp=scene.box, clamp_mode="softplus",
-                            disparity_space_sampling=False, depth_resolution=SAMPLES, depth_resolution_importance=SAMPLES)
+                            disparity_space_sampling=False)
 
-    def rays(self, origins: Tensor, directions: Tensor, generator: Optional[torch.Generator] = None) -> Dict[str, Tensor]:
-        """Colours [M, 3] in [0, 1], depth [M] and coverage [M] of rays [M, 3]."""
-        rgb, depth, weight = self.renderer(self.background, self.field, origins[None], directions[None],
-                                           dict(self.options, generator=generator))
+    def rays(self, origins: Tensor, directions: Tensor, samples: int,
+             generator: Optional[torch.Generator] = None) -> Dict[str, Tensor]:
+        """Colours [M, 3] in [0, 1], depth [M] and coverage [M] of rays [M, 3]; so many samples in each of two passes."""
+        options = dict(self.options, depth_resolution=samples, depth_resolution_importance=samples, generator=generator)
+        rgb, depth, weight = self.renderer(self.background, self.field, origins[None], directions[None], options)
         colour = (rgb[0] + 1) / 2 + (1 - weight[0]) * torch.sigmoid(self.background)
         return dict(colour=colour, depth=depth[0, :, 0], weight=weight[0, :, 0])
 
@@ -66,7 +68,8 @@ class Fitted(torch.nn.Module):
         """A picture [R, R, 3], depth [R, R] and coverage [R, R] from a label [25]."""
         origins, directions = (part[0] for part in RaySampler()(*unpack(label[None]), resolution))
         random = torch.Generator().manual_seed(0)
-        parts = [self.rays(*some, random) for some in zip(origins.split(RAYS_AT_ONCE), directions.split(RAYS_AT_ONCE))]
+        chunks = zip(origins.split(RAYS_AT_ONCE), directions.split(RAYS_AT_ONCE))
+        parts = [self.rays(*chunk, VIEW_SAMPLES, random) for chunk in chunks]
         joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         return {key: value.reshape(resolution, resolution, *value.shape[1:]) for key, value in joined.items()}
 
@@ -111,18 +114,22 @@ def fit(scene: Scene, kind: str, seconds: float, steps: Optional[int], seed: int
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
     fitted = Fitted(KINDS[kind](scene.box), scene).to(device)
-    optimizer = torch.optim.Adam([*fitted.field.groups(), dict(params=[fitted.background], lr=BACKGROUND_RATE)],
-                                 betas=(0.9, 0.99), eps=1e-12)
-    base = [group["lr"] for group in optimizer.param_groups]
-    origins, directions, colours = _all_rays(scene, device)
+    fitted.field.grow(0.0)
+    optimizer, base = _optimizer(fitted)
+    origins, directions, colours = _all_rays(scene, scene.fitted(), device)
+    held_out = _all_rays(scene, scene.held_out(), device)
+    watched = torch.randperm(len(held_out[0]), generator=random)[:LOOKED_AT].to(device)
+    look = functools.partial(_look, fitted, *(part[watched] for part in held_out))
     spent, step, curve, share = 0.0, 0, [], 0.0
-    curve.append(_look(fitted, scene, 0.0, 0))
+    curve.append(look(0.0, 0))
     while share < 1:
         began = time.perf_counter()
+        if fitted.field.grow(share):
+            optimizer, base = _optimizer(fitted)
         for group, rate in zip(optimizer.param_groups, base):
             group["lr"] = rate * _pace(share)
         chosen = torch.randint(len(colours), (RAYS,), generator=random).to(device)
-        found = fitted.rays(origins[chosen], directions[chosen])
+        found = fitted.rays(origins[chosen], directions[chosen], SAMPLES)
         loss = (found["colour"] - colours[chosen]).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -133,11 +140,18 @@ def fit(scene: Scene, kind: str, seconds: float, steps: Optional[int], seed: int
         spent += time.perf_counter() - began
         share = max(spent / seconds, step / steps if steps else 0.0)
         if share >= len(curve) / LOOKS or share >= 1:
-            curve.append(_look(fitted, scene, spent, step))
+            curve.append(look(spent, step))
         told(min(share, 1), curve[-1])
+    fitted.field.grow(1.0)  # if there were too few steps to come to it
     result = Fit(kind, fitted, spent, step, curve)
     judge(result, scene)
     return result
+
+
+def _optimizer(fitted: Fitted) -> Tuple[torch.optim.Adam, List[float]]:
+    """For the parameters as they are now, with their full learning rates."""
+    groups = [*fitted.field.groups(), dict(params=[fitted.background], lr=BACKGROUND_RATE)]
+    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12), [group["lr"] for group in groups]
 
 
 def _pace(share: float) -> float:
@@ -145,24 +159,22 @@ def _pace(share: float) -> float:
     return min(share / WARM_UP + 0.05, 1) * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2)
 
 
-def _all_rays(scene: Scene, device: torch.device):
-    """Origins, directions and colours of every pixel of the fitted views, [M, 3] each."""
-    views = scene.fitted()
+def _all_rays(scene: Scene, views: Tensor, device: torch.device) -> Tuple[Tensor, ...]:
+    """Origins, directions and colours of every pixel of some views, [M, 3] each."""
     origins, directions = RaySampler()(*unpack(scene.labels[views]), scene.pictures.shape[1])
     return tuple(part.reshape(-1, 3).to(device) for part in (origins, directions, scene.pictures[views]))
 
 
-def _look(fitted: Fitted, scene: Scene, seconds: float, steps: int) -> Moment:
-    held = scene.held_out()
-    some = held[:: max(len(held) // LOOKED_AT, 1)][:LOOKED_AT]
-    return Moment(seconds, steps, float(np.mean([psnr(*_pair(fitted, scene, int(index))) for index in some])))
+@torch.inference_mode()
+def _look(fitted: Fitted, origins: Tensor, directions: Tensor, colours: Tensor, seconds: float, steps: int) -> Moment:
+    found = fitted.rays(origins, directions, VIEW_SAMPLES, torch.Generator().manual_seed(0))["colour"].clamp(0, 1)
+    return Moment(seconds, steps, psnr(found.cpu().numpy(), colours.cpu().numpy()))
 
 
-def _pair(fitted: Fitted, scene: Scene, index: int):
-    """What is rendered and what is true of a view, [R, R, 3]."""
-    device = fitted.background.device
-    rendered = fitted.view(scene.labels[index].to(device), scene.pictures.shape[1])["colour"].clamp(0, 1).cpu()
-    return rendered.numpy(), scene.pictures[index].numpy()
+def _seen(fitted: Fitted, scene: Scene, index: int) -> Dict[str, Tensor]:
+    """What a fit shows from a view's camera: as `Fitted.view`, on the CPU, colours in [0, 1]."""
+    view = fitted.view(scene.labels[index].to(fitted.background.device), scene.pictures.shape[1])
+    return {"colour": view["colour"].clamp(0, 1).cpu(), "depth": view["depth"].cpu()}
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -172,18 +184,16 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 def judge(result: Fit, scene: Scene) -> None:
     """Measures a fit on every held-out view."""
-    found = [_pair(result.fitted, scene, int(index)) for index in scene.held_out()]
-    result.psnr = float(np.mean([psnr(*pair) for pair in found]))
+    seen = [(index, _seen(result.fitted, scene, index)) for index in scene.held_out().tolist()]
+    pairs = [(view["colour"].numpy(), scene.pictures[index].numpy()) for index, view in seen]
+    result.psnr = float(np.mean([psnr(*pair) for pair in pairs]))
     result.ssim = float(np.mean([skimage.metrics.structural_similarity(*pair, channel_axis=2, data_range=1)
-                                 for pair in found]))
+                                 for pair in pairs]))
     if scene.depths is not None:
-        result.depth_correlation = float(np.mean([_depth_correlation(result.fitted, scene, int(index))
-                                                  for index in scene.held_out()]))
+        result.depth_correlation = float(np.mean([_correlation(view["depth"], scene.depths[index]) for index, view in seen]))
 
 
-def _depth_correlation(fitted: Fitted, scene: Scene, index: int) -> float:
-    truth = scene.depths[index]
+def _correlation(depth: Tensor, truth: Tensor) -> float:
+    """Of two depth maps [R, R], where the truth is known."""
     there = torch.isfinite(truth)
-    label = scene.labels[index].to(fitted.background.device)
-    depth = fitted.view(label, truth.shape[-1])["depth"].cpu()
     return float(torch.corrcoef(torch.stack([depth[there], truth[there]]))[0, 1])

