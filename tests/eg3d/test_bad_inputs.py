@@ -111,7 +111,7 @@ def places(name, suffix, file="file"):
 
 
 def missing(base):
-    return [Fault({name: None}) for name in base if name not in ("--device", "--nrr", "--sample_mult", "--w-frames")
+    return [Fault({name: None}) for name in base if name not in ("--device", "--network", "--nrr", "--sample_mult", "--w-frames")
             and (base, name) != (BASES["check"], "--output")]
 
 

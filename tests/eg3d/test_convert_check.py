@@ -535,7 +535,7 @@ def test_mistakes(run, files, tmp_path, monkeypatch, option, words):
 
 
 def test_sources_of_check_that_are_none(check, run, tmp_path):
-    fails(check("no-such-network"), "no-such-network: no such file; known names: tiny-random")
+    fails(check("no-such-network"), "no-such-network: no such file; known names: demo, tiny-random")
     fails(check(tmp_path), "folder")
     fails(run("check"), "FILE")
     assert os.listdir(tmp_path) == []
