@@ -6,6 +6,7 @@ Nothing is built by importing. EG3D_PLUGINS=off in the environment does without 
 """
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import threading
 import warnings
@@ -30,6 +32,7 @@ from dnnlib.util import cache_dir
 
 HEADERS = {".h", ".cuh"}
 CPP_FLAGS, CUDA_FLAGS = ["-O3"], ["-O3"]
+LIBRARY_FLAGS = ["-Wno-psabi", *(["-fopenmp"] if sys.platform == "linux" else [])]  # elsewhere compilers want other words
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 QUOTED_LINES, QUOTED_WIDTH = 3, 200  # of a compiler's messages; the log holds all
 TELLING = ("error", "fatal", "not found", "cannot find", "undefined reference", "no such file")
@@ -49,10 +52,19 @@ class PluginError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plugin:
-    """An extension module made of source files in one folder; the headers beside them belong to it."""
+    """An extension module made of source files in one folder; the headers beside them belong to it.
+
+    A `library` is not a module but plain C functions, to be called by ctypes.
+    """
 
     name: str
     sources: Tuple[Path, ...]
+    dtypes: Tuple[torch.dtype, ...] = KERNEL_DTYPES
+    library: bool = False
+
+    @property
+    def cpp_flags(self) -> List[str]:
+        return CPP_FLAGS + (LIBRARY_FLAGS if self.library else [])
 
     @property
     def uses_cuda(self) -> bool:
@@ -63,7 +75,7 @@ class Plugin:
         texts = sorted({*self.sources, *(path for path in self.sources[0].parent.iterdir() if path.suffix in HEADERS)})
         key = {
             "sources": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts},
-            "flags": [CPP_FLAGS, CUDA_FLAGS],
+            "flags": [self.cpp_flags, CUDA_FLAGS],
             "python": sysconfig.get_config_var("EXT_SUFFIX"),
             "torch": torch.__version__,
             "cuda": torch.version.cuda if self.uses_cuda else None,
@@ -87,11 +99,12 @@ def architectures() -> List[str]:
     return [f"{major}{minor}" for major, minor in sorted(capabilities)]
 
 
-_outcomes: Dict[Plugin, Union[ModuleType, str]] = {}  # modules, or why there is none
+Loaded = Union[ModuleType, ctypes.CDLL]
+_outcomes: Dict[Plugin, Union[Loaded, str]] = {}  # modules, or why there is none
 _one_at_a_time = threading.Lock()
 
 
-def load(plugin: Plugin) -> ModuleType:
+def load(plugin: Plugin) -> Loaded:
     """Returns the module, which the first call of the process loads, and the first call on the machine builds.
 
     Raises PluginError where that fails, and from then on in this process at once: a compiler is not asked twice.
@@ -107,7 +120,7 @@ def load(plugin: Plugin) -> ModuleType:
     return outcome
 
 
-def _set_up(plugin: Plugin) -> Union[ModuleType, str]:
+def _set_up(plugin: Plugin) -> Union[Loaded, str]:
     talks = verbosity != "none"
     if talks:
         print(f'Setting up PyTorch plugin "{plugin.name}"... ', end="", flush=True)
@@ -116,7 +129,7 @@ def _set_up(plugin: Plugin) -> Union[ModuleType, str]:
         if plugin.uses_cuda and torch.version.cuda is None:
             raise _NoToolkit("this PyTorch was built without CUDA. Install one with CUDA")
         folder = plugin.folder()
-        module = _import(plugin.name, folder) if _is_built(folder) else _build(plugin, folder)
+        module = _import(plugin, folder) if _is_built(folder) else _build(plugin, folder)
     except Exception as error:  # compilers and their builder fail in many ways; whoever asked can do without
         if talks:
             print("Failed!", flush=True)
@@ -130,20 +143,22 @@ def _is_built(folder: Path) -> bool:
     return (folder / "built").exists()  # written last
 
 
-def _import(name: str, folder: Path) -> ModuleType:
-    path = folder / (name + (".pyd" if os.name == "nt" else ".so"))
-    spec = importlib.util.spec_from_file_location(name, path)
+def _import(plugin: Plugin, folder: Path) -> Loaded:
+    path = folder / (plugin.name + (".pyd" if os.name == "nt" else ".so"))
+    if plugin.library:
+        return ctypes.CDLL(str(path))
+    spec = importlib.util.spec_from_file_location(plugin.name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _build(plugin: Plugin, folder: Path) -> ModuleType:
+def _build(plugin: Plugin, folder: Path) -> Loaded:
     """Builds, or waits for the process that does. The system frees the lock of a process that died."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if _is_built(folder):
-            return _import(plugin.name, folder)
+            return _import(plugin, folder)
         shutil.rmtree(folder, ignore_errors=True)  # what a build that was cut off left, PyTorch's own lock file among it
         folder.mkdir()
         flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures()] if plugin.uses_cuda else []
@@ -157,13 +172,13 @@ def _build(plugin: Plugin, folder: Path) -> ModuleType:
             with _ninja_in_sight():
                 module = cpp_extension.load(
                     plugin.name, [str(source) for source in plugin.sources], build_directory=str(folder),
-                    extra_cflags=CPP_FLAGS, extra_cuda_cflags=CUDA_FLAGS + flags, with_cuda=plugin.uses_cuda,
-                    verbose=verbosity == "full")
+                    extra_cflags=plugin.cpp_flags, extra_cuda_cflags=CUDA_FLAGS + flags, with_cuda=plugin.uses_cuda,
+                    is_python_module=not plugin.library, verbose=verbosity == "full")
         except Exception as error:
             (folder / "build.log").write_text(str(error))
             raise
         (folder / "built").touch()
-        return module
+        return _import(plugin, folder) if plugin.library else module
 
 
 def _check_toolkit(home: Optional[str]) -> None:
@@ -232,7 +247,7 @@ def register(operator: str, **plugins: Plugin) -> None:
     _operators[operator] = plugins
 
 
-def plugin_of(operator: str, device_type: str) -> ModuleType:
+def plugin_of(operator: str, device_type: str) -> Loaded:
     """The loaded plugin. Raises PluginError."""
     return load(_operators[operator][device_type])
 
@@ -248,7 +263,7 @@ def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> st
     names = ("auto", *plugins, "ref")
     if impl not in names:
         raise ValueError(f"{operator}: impl={impl!r} does not exist; choose one of {', '.join(names)}")
-    suits = device_type in plugins and dtype in KERNEL_DTYPES
+    suits = device_type in plugins and dtype in plugins[device_type].dtypes
     if impl == "ref" or impl == "auto" and not suits:
         return "ref"
     if impl == "auto":
@@ -256,9 +271,13 @@ def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> st
     if impl != device_type:
         raise ValueError(f"{operator}: impl={impl!r} needs tensors on a {impl} device, got {device_type}")
     if not suits:
-        raise ValueError(f"{operator}: impl={impl!r} takes half, bfloat16, float or double, got {str(dtype).split('.')[-1]}")
+        raise ValueError(f"{operator}: impl={impl!r} takes {_named(*plugins[impl].dtypes)}, got {_named(dtype)}")
     load(plugins[impl])
     return impl
+
+
+def _named(*dtypes: torch.dtype) -> str:
+    return ", ".join(str(dtype).split(".")[-1] for dtype in dtypes)
 
 
 # A compiler asks once, while it traces, and takes the answer as given. torch.compiler.assume_constant_result sets this mark

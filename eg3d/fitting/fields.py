@@ -122,5 +122,5 @@ KINDS = dict(triplane=Triplane, voxel=Voxel, mlp=Mlp)
 class FieldRenderer(ImportanceRenderer):
     """The GAN's renderer, with a field in the place of planes and decoder."""
 
-    def _decode(self, planes: Tensor, decoder: Field, coordinates: Tensor, directions: Tensor, options) -> Dict[str, Tensor]:
+    def decode(self, planes: Tensor, decoder: Field, coordinates: Tensor, directions: Tensor, options) -> Dict[str, Tensor]:
         return decoder(coordinates)

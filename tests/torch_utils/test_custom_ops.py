@@ -306,7 +306,7 @@ def test_choices(plugin):
         custom_ops.choose("toy", "cuda", "cuda", FLOAT)
     with pytest.raises(ValueError, match="toy: impl='cpu' needs tensors on a cpu device, got cuda"):
         custom_ops.choose("toy", "cpu", "cuda", FLOAT)
-    with pytest.raises(ValueError, match="toy: impl='cpu' takes half, bfloat16, float or double, got int64"):
+    with pytest.raises(ValueError, match="toy: impl='cpu' takes float16, bfloat16, float32, float64, got int64"):
         custom_ops.choose("toy", "cpu", "cpu", torch.int64)
 
 

@@ -13,7 +13,11 @@ ray. What the renderer does is told by `rendering_options`, a mapping:
     density_noise                 standard deviation added to densities (default 0)
     depth_limits                  depth ends at the nearest and furthest sample of the whole 'call' (default, official), or of
                                   each 'sample' of the batch, so that it does not depend on its neighbours
-    ray_chunk                     rays rendered at a time, which bounds memory and changes nothing else (default: all)
+    impl                          'cpu' for the fused kernels (fused.py), 'ref' for plain PyTorch, 'auto' (default) for the kernels
+                                  where they suit
+    colors                        False leaves them out where points are asked for (default True)
+    ray_chunk                     rays that the reference renders at a time, which bounds memory and changes nothing else
+                                  (default: all)
     generator                     torch.Generator for every draw, or a list with one for each sample (default: torch's own)
 """
 
@@ -23,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.volumetric_rendering import math_utils
+from training.volumetric_rendering import fused, math_utils
 from training.volumetric_rendering.ray_marcher import MipRayMarcher2, composite
 
 # Rows of each plane's frame: a point's coordinates in it are point @ inverse, the first two are looked up.
@@ -157,16 +161,6 @@ class Limits(NamedTuple):
         return self if self.near.shape[1] == 1 else Limits(self.near[:, start:stop], self.far[:, start:stop])
 
 
-class _Rendered(NamedTuple):
-    """A chunk of rays; depth is not yet limited to the depths of the whole call."""
-
-    rgb: Tensor
-    depth: Tensor
-    weight: Tensor
-    nearest: Tensor
-    furthest: Tensor
-
-
 class ImportanceRenderer(torch.nn.Module):
     """Renders tri-planes; checkpoints store this class by name, with `plane_axes` as a plain attribute."""
 
@@ -187,19 +181,12 @@ class ImportanceRenderer(torch.nn.Module):
         if torch.is_autocast_enabled(planes.device.type):  # networks may run in half precision, integrals do not
             with torch.autocast(planes.device.type, enabled=False):
                 return self.forward(planes.float(), decoder, ray_origins, ray_directions, rendering_options)
-        rays = ray_origins.shape[1]
         limits = self._limits(ray_origins, ray_directions, rendering_options)
         draws = self._draws(ray_origins, rendering_options)
-        chunk = rendering_options.get("ray_chunk") or max(rays, 1)
-        if chunk < 0:
-            raise ValueError(f"rendering option ray_chunk={chunk}: must be positive, or None for all rays at once")
-        parts: List[_Rendered] = []
-        for start in range(0, max(rays, 1), chunk):
-            stop = start + chunk
-            parts.append(self._render_rays(
-                planes, decoder, ray_origins[:, start:stop], ray_directions[:, start:stop], limits.rays(start, stop),
-                draws.rays(start, stop), rendering_options))
-        rgb, depth, weight, nearest, furthest = [torch.cat(values, dim=1) for values in zip(*parts)]
+        render = self._render_fused if self._impl(
+            planes, decoder, rendering_options, ray_origins, ray_directions, *limits) != "ref" else self._render_in_chunks
+        rgb, depth, weight, nearest, furthest = render(
+            planes, decoder, ray_origins, ray_directions, limits, draws, rendering_options)
         if depth.numel() > 0:
             scope = rendering_options.get("depth_limits", "call")
             if scope not in ("call", "sample"):
@@ -208,12 +195,38 @@ class ImportanceRenderer(torch.nn.Module):
             depth = depth.clamp(nearest.amin(over, keepdim=True), furthest.amax(over, keepdim=True))
         return rgb, depth, weight
 
+    def _impl(self, planes, decoder, options, *places) -> str:
+        """Who computes. A renderer with a decode of its own has no kernels."""
+        impl = options.get("impl", "auto")
+        if impl == "auto" and type(self).decode is not ImportanceRenderer.decode:
+            return "ref"
+        return fused.choose(impl, planes, decoder, *places)
+
+    def _render_fused(self, planes, decoder, origins, directions, limits, draws, options) -> fused.Rendered:
+        depths = stratified_depths(limits.near, limits.far, draws.coarse, options["disparity_space_sampling"])
+        return fused.render_rays(
+            planes, fused.projection(self.plane_axes, options["box_warp"], planes), fused.layers_of(decoder), origins,
+            directions, depths, draws, options.get("white_back", False))
+
+    def _render_in_chunks(self, planes, decoder, ray_origins, ray_directions, limits, draws, rendering_options):
+        rays = ray_origins.shape[1]
+        chunk = rendering_options.get("ray_chunk") or max(rays, 1)
+        if chunk < 0:
+            raise ValueError(f"rendering option ray_chunk={chunk}: must be positive, or None for all rays at once")
+        parts: List[fused.Rendered] = []
+        for start in range(0, max(rays, 1), chunk):
+            stop = start + chunk
+            parts.append(self._render_rays(
+                planes, decoder, ray_origins[:, start:stop], ray_directions[:, start:stop], limits.rays(start, stop),
+                draws.rays(start, stop), rendering_options))
+        return fused.Rendered(*[torch.cat(values, dim=1) for values in zip(*parts)])
+
     def _limits(self, origins: Tensor, directions: Tensor, options: Mapping) -> Limits:
         start, end = options["ray_start"], options["ray_end"]
         if (start == "auto") != (end == "auto"):
             raise ValueError(f"ray_start={start}, ray_end={end}: 'auto' goes with 'auto'")
         if start != "auto":
-            return Limits(*[torch.full((1, 1, 1, 1), float(x), device=origins.device) for x in (start, end)])
+            return Limits(*[torch.full((1, 1, 1, 1), float(x), dtype=origins.dtype, device=origins.device) for x in (start, end)])
         near, far = math_utils.get_ray_limits_box(origins, directions, options["box_warp"])
         hit = far > near
         if hit.any():
@@ -241,7 +254,7 @@ class ImportanceRenderer(torch.nn.Module):
             return Draws(first, first_noise, None, None)
         return Draws(first, first_noise, _draw(torch.rand, (batch, rays, fine), origins, generator), density_noise(fine))
 
-    def _render_rays(self, planes, decoder, origins, directions, limits: Limits, draws: Draws, options) -> _Rendered:
+    def _render_rays(self, planes, decoder, origins, directions, limits: Limits, draws: Draws, options) -> fused.Rendered:
         depths = stratified_depths(limits.near, limits.far, draws.coarse, options["disparity_space_sampling"])
         samples = self._evaluate(planes, decoder, origins, directions, depths, draws.coarse_noise, options)
         if draws.fine is not None:
@@ -256,19 +269,20 @@ class ImportanceRenderer(torch.nn.Module):
                 key: torch.cat([samples[key], more[key]], dim=2).gather(2, order.expand(-1, -1, -1, more[key].shape[-1]))
                 for key in ("rgb", "sigma")}
         rgb, depth, weights = composite(samples["rgb"], samples["sigma"], depths, options)
-        return _Rendered(rgb, depth, weights.sum(dim=2), depths.amin(dim=2), depths.amax(dim=2))
+        return fused.Rendered(rgb, depth, weights.sum(dim=2), depths.amin(dim=2), depths.amax(dim=2))
 
     def _evaluate(self, planes, decoder, origins, directions, depths, noise, options) -> Dict[str, Tensor]:
         """Colours and densities at these depths, [N, M, S, channels] and [N, M, S, 1]."""
         points = origins[:, :, None] + depths * directions[:, :, None]
         facing = directions[:, :, None].expand_as(points)
-        out = self._decode(planes, decoder, points.flatten(1, 2), facing.flatten(1, 2), options)
+        out = self.decode(planes, decoder, points.flatten(1, 2), facing.flatten(1, 2), options)
         out = {key: out[key].unflatten(1, depths.shape[1:3]) for key in ("rgb", "sigma")}
         if noise is not None:
             out["sigma"] = out["sigma"] + noise
         return out
 
-    def _decode(self, planes, decoder, coordinates, directions, options) -> Dict[str, Tensor]:
+    def decode(self, planes, decoder, coordinates, directions, options) -> Dict[str, Tensor]:
+        """Colours and densities at points, as `run_model`'s without noise, by the reference. For subclasses to replace."""
         features = sample_from_planes(self.plane_axes, planes, coordinates, box_warp=options["box_warp"])
         return decoder(features, directions)
 
@@ -281,14 +295,20 @@ class ImportanceRenderer(torch.nn.Module):
         options: Mapping,
     ) -> Dict[str, Tensor]:
         """Colours 'rgb' [N, M, channels] and densities 'sigma' [N, M, 1] at points, with the option's density noise."""
+        colors = options.get("colors", True)
         if torch.is_autocast_enabled(planes.device.type):
             with torch.autocast(planes.device.type, enabled=False):
                 return self.run_model(planes.float(), decoder, sample_coordinates, sample_directions, options)
-        out = self._decode(planes, decoder, sample_coordinates, sample_directions, options)
+        if self._impl(planes, decoder, options, sample_coordinates) == "ref":
+            out = self.decode(planes, decoder, sample_coordinates, sample_directions, options)
+        else:
+            table = fused.projection(self.plane_axes, options["box_warp"], planes)
+            rgb, sigma = fused.decode_points(planes, table, fused.layers_of(decoder), sample_coordinates, colors)
+            out = dict(rgb=rgb, sigma=sigma)
         if options.get("density_noise", 0) > 0:
             noise = _draw(torch.randn, tuple(out["sigma"].shape), out["sigma"], options.get("generator"))
             out = dict(out, sigma=out["sigma"] + noise * options["density_noise"])
-        return out
+        return out if colors else dict(sigma=out["sigma"])
 
     def sample_stratified(self, ray_origins, ray_start, ray_end, depth_resolution, disparity_space_sampling=False) -> Tensor:
         """Depths of the first pass, [N, M, S, 1]; limits are numbers or [N, M, 1] tensors."""

@@ -1,0 +1,257 @@
+"""Tri-plane look-up, decoder and compositing in one kernel: nothing of size [samples, channels] is ever in memory.
+
+What is computed is renderer.py's and ray_marcher.py's; results differ by rounding. Colours that no picture of float32 shows
+(a share below 2^-32) are left out. For gradients only depths are kept, and the rest is computed again: about four bytes a
+sample. Gradients go to planes and decoder, once: not to rays and points, and not to second derivatives, for which there is the
+reference.
+
+Notation: N batch, M points or rays, S and F samples of the first and second pass, T = S + F, P planes, C = 32 channels.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from torch_utils import custom_ops
+
+HERE = Path(__file__).parent
+CHANNELS, HIDDEN, COLORS = 32, 64, 32  # sizes of the decoder that kernels know
+MOST_PLANES = 8
+FEWEST_COARSE = 4  # samples that a second pass needs of the first: its distribution has S - 3 bins
+
+custom_ops.register("render_rays", cpu=custom_ops.Plugin(
+    "render_rays_on_cpu", (HERE / "fused_cpu.cpp",), dtypes=(torch.float32, torch.float64), library=True))
+
+
+# ------------------------------------------------------------------------------------------------ what suits the kernels
+
+class Decoder(NamedTuple):
+    """A decoder's layers as plain linear maps, density first: [64, 32], [64], [33, 64], [33]."""
+
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+
+
+def layers_of(decoder: torch.nn.Module) -> Optional[Decoder]:
+    """The layers of an OSGDecoder of the usual sizes; None for any other decoder."""
+    from training.triplane import OSGDecoder  # late: it is made of this package
+
+    if type(decoder) is not OSGDecoder:
+        return None
+    first, _softplus, second = decoder.net
+    if first.weight.shape != (HIDDEN, CHANNELS) or second.weight.shape != (1 + COLORS, HIDDEN):
+        return None
+    return Decoder(*[value for layer in (first, second)
+                     for value in (layer.weight * layer.weight_gain, layer.bias * layer.bias_gain)])
+
+
+def choose(impl: str, planes: Tensor, decoder: torch.nn.Module, *places: Tensor) -> str:
+    """Who computes: 'cpu' or 'ref'. `places` are what has no gradient in kernels: points, or rays and depths.
+
+    Raises ValueError or PluginError where `impl`, other than 'auto' and 'ref', cannot be had.
+    """
+    chosen = custom_ops.choose("render_rays", impl, planes.device.type, planes.dtype)
+    if chosen == "ref":
+        return chosen
+    reasons = {
+        f"the decoder is no OSGDecoder of {CHANNELS}, {HIDDEN} and 1 + {COLORS} channels": layers_of(decoder) is None,
+        f"planes have {planes.shape[2]} channels": planes.shape[2] != CHANNELS,
+        f"there are {planes.shape[1]} planes": planes.shape[1] > MOST_PLANES,
+        "points or rays need a gradient": torch.is_grad_enabled() and any(place.requires_grad for place in places),
+        "number types differ": any(x.dtype != planes.dtype for x in (*places, *decoder.parameters())),
+    }
+    wrong = [reason for reason, is_so in reasons.items() if is_so]
+    if wrong and impl != "auto":
+        raise ValueError(f"rendering option impl={impl!r}: {wrong[0]}; impl='ref' renders this")
+    return "ref" if wrong else chosen
+
+
+def projection(plane_axes: Tensor, box_warp: float, like: Tensor) -> Tensor:
+    """What takes a point to coordinates in each plane, in which the planes' edges are -1 and 1: [P, 2, 3]."""
+    inverses = torch.linalg.inv(plane_axes.cpu().to(like.dtype)) * (2 / box_warp)
+    return inverses[:, :, :2].transpose(1, 2).contiguous().to(like.device)
+
+
+# ------------------------------------------------------------------------------------------------ operators
+# Planes are [N, P, C, H, W] in any order of memory; if their channels lie side by side, they are read in place.
+
+_library = torch.library.Library("eg3d", "FRAGMENT")
+_FIELD = "Tensor planes, Tensor table, Tensor w1, Tensor b1, Tensor w2, Tensor b2"
+_RAYS = "Tensor origins, Tensor directions"
+_GRADIENTS = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
+for _schema in (
+        f"decode_points({_FIELD}, Tensor points, bool colors) -> (Tensor, Tensor)",
+        f"decode_points_backward({_FIELD}, Tensor points, bool colors, Tensor d_rgb, Tensor d_sigma) -> {_GRADIENTS}",
+        f"render_rays({_FIELD}, {_RAYS}, Tensor depths, Tensor? noise, Tensor? uniform, Tensor? fine_noise, bool white_back)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        f"render_rays_backward({_FIELD}, {_RAYS}, Tensor depths, Tensor noise, bool white_back, Tensor d_rgb, "
+        f"Tensor d_distance, Tensor d_weight) -> {_GRADIENTS}"):
+    _library.define(_schema)
+
+
+def decode_points(planes: Tensor, table: Tensor, decoder: Decoder, points: Tensor, colors: bool) -> Tuple[Tensor, Tensor]:
+    """Colours [N, M, 32] (none, [N, 0, 32], unless asked for) and densities [N, M, 1] at points [N, M, 3]."""
+    return torch.ops.eg3d.decode_points(planes, table, *decoder, points, colors)
+
+
+class Rendered(NamedTuple):
+    """What rays show."""
+
+    rgb: Tensor  # [N, M, 32] in [-1, 1]
+    depth: Tensor  # [N, M, 1], inf where nothing was met
+    weight: Tensor  # [N, M, 1], sum of weights
+    nearest: Tensor  # [N, M, 1], depth of the first sample
+    furthest: Tensor  # [N, M, 1]
+
+
+def render_rays(
+    planes: Tensor,  # [N, P, C, H, W]
+    table: Tensor,  # [P, 2, 3], from `projection`
+    decoder: Decoder,
+    origins: Tensor,  # [N, M, 3]
+    directions: Tensor,  # [N, M, 3]
+    depths: Tensor,  # [N, M, S, 1] of the first pass
+    draws,  # renderer.Draws of the rest
+    white_back: bool,
+) -> Rendered:
+    """Both passes and compositing."""
+    flat = [None if draw is None else draw.flatten(2).contiguous() for draw in (draws.coarse_noise, draws.fine, draws.fine_noise)]
+    rgb, distance, weight, all_depths, _ = torch.ops.eg3d.render_rays(
+        planes, table, *decoder, origins, directions, depths.flatten(2), *flat, white_back)
+    return Rendered(rgb, distance, weight, all_depths[..., :1], all_depths[..., -1:])
+
+
+# ------------------------------------------------------------------------------------------------ on the CPU
+
+class _Planes(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("table", ctypes.c_void_p), ("count", ctypes.c_int64), ("height", ctypes.c_int64),
+                ("width", ctypes.c_int64), ("stride", ctypes.c_int64 * 4), ("share", ctypes.c_double)]
+
+
+class _Call(ctypes.Structure):
+    """fused_cpu.cpp tells what each is."""
+
+    _fields_ = [
+        ("is_double", ctypes.c_int64), ("threads", ctypes.c_int64), ("planes", _Planes),
+        *[(name, ctypes.c_void_p) for name in ("w1", "b1", "w2", "b2")],
+        *[(name, ctypes.c_int64) for name in ("items", "many", "coarse", "fine", "white_back")],
+        *[(name, ctypes.c_void_p) for name in (
+            "points", "origins", "directions", "depths", "noise", "uniform", "fine_noise", "rgb", "sigma", "distance",
+            "weight", "all_depths", "all_noise", "d_rgb", "d_sigma", "d_distance", "d_weight", "d_planes", "d_w1", "d_b1",
+            "d_w2", "d_b2")]]
+
+
+@functools.cache
+def variants() -> int:
+    """How many instruction sets this processor has kernels for; the last one is the best."""
+    library = custom_ops.plugin_of("render_rays", "cpu")
+    if library.size_of_call() != ctypes.sizeof(_Call):
+        raise RuntimeError("fused.py and fused_cpu.cpp differ about the arguments of a call")
+    return library.best_variant() + 1
+
+
+def _run_on_cpu(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shape: Tuple[int, int], variant: Optional[int] = None,
+                numbers: dict = {}, **arrays: Optional[Tensor]) -> None:
+    variant = variants() - 1 if variant is None else variant
+    if planes.stride(2) != 1:
+        planes = planes.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+    arrays.update(decoder._asdict())
+    items, many = shape
+    if items * many == 0:
+        return
+    kept = {key: array.contiguous() for key, array in arrays.items() if array is not None}  # until the call is over
+    item, plane, _, row, column = planes.stride()
+    call = _Call(
+        is_double=planes.dtype == torch.float64, threads=min(torch.get_num_threads(), items * many), items=items, many=many,
+        planes=_Planes(planes.data_ptr(), table.data_ptr(), planes.shape[1], *planes.shape[3:],
+                       (ctypes.c_int64 * 4)(item, plane, row, column), 1 / planes.shape[1]),
+        **numbers, **{key: array.data_ptr() for key, array in kept.items()})
+    getattr(custom_ops.plugin_of("render_rays", "cpu"), name)(ctypes.byref(call), variant)
+
+
+def _decode_on_cpu(planes, table, w1, b1, w2, b2, points, colors):
+    items, many = points.shape[:2]
+    rgb = points.new_empty(items, many if colors else 0, COLORS)
+    sigma = points.new_empty(items, many, 1)
+    _run_on_cpu("decode", planes, table, Decoder(w1, b1, w2, b2), (items, many), points=points, rgb=rgb if colors else None,
+                sigma=sigma)
+    return rgb, sigma
+
+
+def _decode_backward_on_cpu(planes, table, w1, b1, w2, b2, points, colors, d_rgb, d_sigma):
+    decoder = Decoder(w1, b1, w2, b2)
+    d_planes, d_decoder = _zeros(planes, decoder)
+    _run_on_cpu("decode_backward", planes, table, decoder, points.shape[:2], points=points, rgb=d_rgb if colors else None,
+                d_rgb=d_rgb, d_sigma=d_sigma, d_planes=d_planes, **d_decoder)
+    return d_planes.permute(0, 3, 4, 1, 2), *d_decoder.values()
+
+
+def _render_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, uniform, fine_noise, white_back):
+    (items, many, coarse), fine = depths.shape, 0 if uniform is None else uniform.shape[2]
+    rgb, distance, weight, all_depths = [depths.new_empty(items, many, size) for size in (COLORS, 1, 1, coarse + fine)]
+    all_noise = depths.new_empty(items, many, 0 if noise is None else coarse + fine)
+    _run_on_cpu(
+        "render", planes, table, Decoder(w1, b1, w2, b2), (items, many), origins=origins, directions=directions, depths=depths,
+        noise=noise, uniform=uniform, fine_noise=fine_noise, rgb=rgb, distance=distance, weight=weight, all_depths=all_depths,
+        all_noise=None if noise is None else all_noise, numbers=dict(coarse=coarse, fine=fine, white_back=white_back))
+    return rgb, distance, weight, all_depths, all_noise
+
+
+def _render_backward_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, white_back, d_rgb, d_distance,
+                            d_weight):
+    decoder = Decoder(w1, b1, w2, b2)
+    d_planes, d_decoder = _zeros(planes, decoder)
+    _run_on_cpu(
+        "render_backward", planes, table, decoder, origins.shape[:2], origins=origins, directions=directions,
+        all_depths=depths, all_noise=noise if noise.shape[2] else None, d_rgb=d_rgb, d_distance=d_distance, d_weight=d_weight,
+        d_planes=d_planes, numbers=dict(coarse=depths.shape[2], fine=0, white_back=white_back), **d_decoder)
+    return d_planes.permute(0, 3, 4, 1, 2), *d_decoder.values()
+
+
+def _zeros(planes: Tensor, decoder: Decoder):
+    """Gradients to add to: of planes [N, H, W, P, C], of the layers by the names that a call has for them."""
+    items, count, channels, height, width = planes.shape
+    return planes.new_zeros(items, height, width, count, channels), {
+        f"d_{name}": torch.zeros_like(layer) for name, layer in decoder._asdict().items()}
+
+
+# ------------------------------------------------------------------------------------------------ derivatives
+
+def _keep_points(ctx, inputs, output):
+    *tensors, ctx.colors = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _points_derivative(ctx, d_rgb, d_sigma):
+    gradients = torch.ops.eg3d.decode_points_backward(*ctx.saved_tensors, ctx.colors, d_rgb, d_sigma)
+    return gradients[0], None, *gradients[1:], None, None
+
+
+def _keep_rays(ctx, inputs, output):
+    *_, ctx.white_back = inputs
+    ctx.save_for_backward(*inputs[:8], *output[3:])
+    ctx.mark_non_differentiable(*output[3:])
+
+
+def _rays_derivative(ctx, d_rgb, d_distance, d_weight, *_):
+    gradients = torch.ops.eg3d.render_rays_backward(*ctx.saved_tensors, ctx.white_back, d_rgb, d_distance, d_weight)
+    return gradients[0], None, *gradients[1:], *[None] * 7
+
+
+def _no_second_derivative(ctx, *_):
+    raise NotImplementedError("fused rendering has one derivative; the rendering option impl='ref' has them all")
+
+
+for _name, _on_cpu, _derivative, _keep in (
+        ("decode_points", _decode_on_cpu, _points_derivative, _keep_points),
+        ("decode_points_backward", _decode_backward_on_cpu, _no_second_derivative, None),
+        ("render_rays", _render_on_cpu, _rays_derivative, _keep_rays),
+        ("render_rays_backward", _render_backward_on_cpu, _no_second_derivative, None)):
+    _library.impl(_name, _on_cpu, "CPU")
+    torch.library.register_autograd(f"eg3d::{_name}", _derivative, setup_context=_keep, lib=_library)
