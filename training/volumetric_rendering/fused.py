@@ -160,7 +160,7 @@ def _run_on_cpu(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shap
                 numbers: dict = {}, **arrays: Optional[Tensor]) -> None:
     variant = variants() - 1 if variant is None else variant
     if planes.stride(2) != 1:
-        planes = planes.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+        planes = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     arrays.update(decoder._asdict())
     items, many = shape
     if items * many == 0:

@@ -194,12 +194,23 @@ public:
     // From points to features, hidden layer and densities of samples first to last.
     void encode(Int item, Int first, Int last) {
         const T* base = static_cast<const T*>(planes.data) + item * planes.stride[0];
+        Taps<T> ahead[2 * TILE];  // of two tiles, so that memory has time to answer
+        const auto find = [&](Int k) {
+            Taps<T>& taps = ahead[(k - first) % (2 * TILE)];
+            taps.find(planes, &point[3 * std::min(k, last - 1)]);
+            for (int tap = 0; tap < 4 * planes.count; ++tap) {
+                const char* at = reinterpret_cast<const char*>(base + taps.at[tap]);
+                for (unsigned byte = 0; byte < C * sizeof(T); byte += 64) __builtin_prefetch(at + byte);
+            }
+        };
+        for (int i = 0; i < TILE; ++i) find(first + i);
         for (Int start = first; start < last; start += TILE) {
             const T* features[TILE];
             T* hiddens[TILE];
+            for (int i = 0; i < TILE; ++i) find(start + TILE + i);
             EACH(i, TILE) {
                 const Int k = std::min(start + i, last - 1);  // the last one again: it gives the same numbers
-                look_up(base, &point[3 * k], &feature[C * k]);
+                look_up(base, ahead[(start + i - first) % (2 * TILE)], &feature[C * k]);
                 features[i] = &feature[C * k];
                 hiddens[i] = start + i < last ? &hidden[H * k] : spare;
                 std::memcpy(hiddens[i], decoder.in_bias, sizeof decoder.in_bias);
@@ -270,8 +281,7 @@ private:
     alignas(64) T spare[H];
     Taps<T> taps;
 
-    void look_up(const T* base, const T* at, T* to) {
-        taps.find(planes, at);
+    void look_up(const T* base, const Taps<T>& taps, T* to) {
         Vector<T> sum[C / LANES<T>] = {};
         for (int tap = 0; tap < 4 * planes.count; ++tap)
             EACH(v, C / LANES<T>) sum[v] += taps.weight[tap] * load(base + taps.at[tap] + v * LANES<T>);
