@@ -18,6 +18,7 @@ from torch import Tensor
 
 from eg3d import cameras
 from training.triplane import RENDERING_DEFAULTS
+from training.volumetric_rendering.fused import channels_together
 
 SAMPLES_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 20}  # samples of one ray chunk: bounds memory, and fits a CPU's caches
 POINTS_AT_ONCE = 1 << 15  # of `density` and `colors`: fits a CPU's caches
@@ -49,7 +50,7 @@ class Session:
             raise ValueError(f"styles of shape {list(ws.shape)}: this network's are [N, {G.backbone.num_ws}, {G.w_dim}]")
         with torch.inference_mode():
             # A fork's are kept at the first call, one by one.
-            self.planes = G.planes(ws, noise_mode="const") if self.own_planes else [None] * len(ws)
+            self.planes = channels_together(G.planes(ws, noise_mode="const")) if self.own_planes else [None] * len(ws)
 
     @property
     def box(self) -> float:
@@ -108,14 +109,14 @@ class Session:
     @torch.inference_mode()
     def density(self, points: Tensor, identity: int = 0) -> Tensor:
         """Densities [M] of one identity at world points [M, 3], before the marcher's softplus."""
-        return self._decode(points, identity, lambda out: out["sigma"].reshape(-1))
+        return self._decode(points, identity, lambda out: out["sigma"].reshape(-1), colors=False)
 
     @torch.inference_mode()
     def colors(self, points: Tensor, identity: int = 0) -> Tensor:
         """Colours [M, 3] in [-1, 1] of one identity at world points [M, 3]: what the raw rendering blends."""
         return self._decode(points, identity, lambda out: out["rgb"][0, :, :3] * 2 - 1)
 
-    def _decode(self, points: Tensor, identity: int, chosen) -> Tensor:
+    def _decode(self, points: Tensor, identity: int, chosen, colors: bool = True) -> Tensor:
         options = dict(self.options, density_noise=0)
         ws = self.ws[identity][None]
         planes = self.planes[identity][None] if self.own_planes else None
@@ -125,7 +126,7 @@ class Session:
             some = some[None].to(self.device)
             if self.own_planes:
                 out = self.G.renderer.run_model(
-                    planes, self.G.decoder, some, torch.zeros_like(some), dict(self.G.rendering_kwargs, **options))
+                    planes, self.G.decoder, some, torch.zeros_like(some), dict(self.G.rendering_kwargs, **options, colors=colors))
             else:
                 with self._own_settings(options):
                     out = self.G.sample_mixed(some, torch.zeros_like(some), ws, noise_mode="const")

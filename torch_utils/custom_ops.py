@@ -304,6 +304,11 @@ def _warn_once(text: str) -> None:
 
 # ------------------------------------------------------------------------------------------------ what kernels are given
 
+def best_variant() -> int:
+    """The instruction set that kernels on this CPU use: 0 whatever there is, 1 AVX2, 2 AVX-512."""
+    return {"AVX2": 1, "AVX512": 2}.get(torch.backends.cpu.get_cpu_capability(), 0)
+
+
 def order_of(x: Tensor) -> torch.memory_format:
     """The order of memory that kernels read x in: its own if it has no gaps and is channels_last, else contiguous."""
     for ndim, channels_last in ((4, torch.channels_last), (5, torch.channels_last_3d)):

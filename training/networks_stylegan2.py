@@ -357,10 +357,11 @@ def _fused(block, choice):
 
 
 def _precision(block, device, force_fp32):
-    """A block's dtype and memory layout: half precision exists on CUDA only."""
+    """A block's dtype and memory layout: half precision exists on CUDA only, and a CPU convolves channels_last sooner."""
     half = block.use_fp16 and not force_fp32 and device.type == "cuda"
     dtype = torch.float16 if half else torch.float32
-    return dtype, torch.channels_last if block.channels_last and half else torch.contiguous_format
+    last = block.channels_last and half or device.type == "cpu"
+    return dtype, torch.channels_last if last else torch.contiguous_format
 
 
 def _resolutions(img_resolution):

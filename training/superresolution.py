@@ -50,7 +50,8 @@ class SynthesisBlockNoUp(torch.nn.Module):
         if fused == "inference_only":
             fused = not self.training
         half = self.use_fp16 and not force_fp32 and ws.device.type == "cuda"
-        layout = torch.channels_last if half and self.channels_last else torch.contiguous_format
+        last = half and self.channels_last or ws.device.type == "cpu"
+        layout = torch.channels_last if last else torch.contiguous_format
         x = x.to(dtype=torch.float16 if half else torch.float32, memory_format=layout)
         for layer, w in zip([self.conv0, self.conv1], ws.unbind(dim=1)):
             x = layer(x, w, fused_modconv=fused, **layer_kwargs)

@@ -9,7 +9,6 @@ Notation: N batch, M points or rays, S and F samples of the first and second pas
 """
 
 import ctypes
-import functools
 from pathlib import Path
 from typing import NamedTuple, Optional, Tuple
 
@@ -78,6 +77,13 @@ def projection(plane_axes: Tensor, box_warp: float, like: Tensor) -> Tensor:
     return inverses[:, :, :2].transpose(1, 2).contiguous().to(like.device)
 
 
+def channels_together(planes: Tensor) -> Tensor:
+    """Planes [N, P, C, H, W] in an order of memory that kernels read in place: the channels of a pixel lie side by side."""
+    if planes.stride(2) == 1:
+        return planes
+    return planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
 # ------------------------------------------------------------------------------------------------ operators
 # Planes are [N, P, C, H, W] in any order of memory; if their channels lie side by side, they are read in place.
 
@@ -127,6 +133,31 @@ def render_rays(
     return Rendered(rgb, distance, weight, all_depths[..., :1], all_depths[..., -1:])
 
 
+def _new_samples(points: Tensor, colors: bool) -> Tuple[Tensor, Tensor]:
+    items, many = points.shape[:2]
+    return points.new_empty(items, many if colors else 0, COLORS), points.new_empty(items, many, 1)
+
+
+def _new_rays(depths: Tensor, noise: Optional[Tensor], uniform: Optional[Tensor]) -> Tuple[Tensor, ...]:
+    """Colours, depth and weight of rays, and their samples' sorted depths and noise (T = 0 where there is none)."""
+    samples = depths.shape[2] + (0 if uniform is None else uniform.shape[2])
+    sizes = (COLORS, 1, 1, samples, 0 if noise is None else samples)
+    return tuple(depths.new_empty(*depths.shape[:2], size) for size in sizes)
+
+
+def _zeros(planes: Tensor, decoder: Decoder):
+    """Gradients to add to: of planes, which are [N, H, W, P, C] in memory, and of layers by the names that a call has."""
+    items, count, channels, height, width = planes.shape
+    return planes.new_zeros(items, height, width, count, channels).permute(0, 3, 4, 1, 2), {
+        f"d_{name}": torch.zeros_like(layer, memory_format=torch.contiguous_format)
+        for name, layer in decoder._asdict().items()}
+
+
+def _fake_gradients(planes, table, w1, b1, w2, b2, *_):
+    d_planes, d_decoder = _zeros(planes, Decoder(w1, b1, w2, b2))
+    return d_planes, *d_decoder.values()
+
+
 # ------------------------------------------------------------------------------------------------ on the CPU
 
 class _Planes(ctypes.Structure):
@@ -147,40 +178,27 @@ class _Call(ctypes.Structure):
             "d_w2", "d_b2")]]
 
 
-@functools.cache
-def variants() -> int:
-    """How many instruction sets this processor has kernels for; the last one is the best."""
-    library = custom_ops.plugin_of("render_rays", "cpu")
-    if library.size_of_call() != ctypes.sizeof(_Call):
-        raise RuntimeError("fused.py and fused_cpu.cpp differ about the arguments of a call")
-    return library.best_variant() + 1
-
-
-def _run_on_cpu(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shape: Tuple[int, int], variant: Optional[int] = None,
+def _run_on_cpu(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shape: Tuple[int, int],
                 numbers: dict = {}, **arrays: Optional[Tensor]) -> None:
-    variant = variants() - 1 if variant is None else variant
-    if planes.stride(2) != 1:
-        planes = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    planes = channels_together(planes)
     arrays.update(decoder._asdict())
     items, many = shape
     if items * many == 0:
         return
-    kept = {key: array.contiguous() for key, array in arrays.items() if array is not None}  # until the call is over
+    kept = {key: array if key == "d_planes" else array.contiguous() for key, array in arrays.items() if array is not None}
     item, plane, _, row, column = planes.stride()
     call = _Call(
         is_double=planes.dtype == torch.float64, threads=min(torch.get_num_threads(), items * many), items=items, many=many,
         planes=_Planes(planes.data_ptr(), table.data_ptr(), planes.shape[1], *planes.shape[3:],
                        (ctypes.c_int64 * 4)(item, plane, row, column), 1 / planes.shape[1]),
         **numbers, **{key: array.data_ptr() for key, array in kept.items()})
-    getattr(custom_ops.plugin_of("render_rays", "cpu"), name)(ctypes.byref(call), variant)
+    getattr(custom_ops.plugin_of("render_rays", "cpu"), name)(ctypes.byref(call), custom_ops.best_variant())
 
 
 def _decode_on_cpu(planes, table, w1, b1, w2, b2, points, colors):
-    items, many = points.shape[:2]
-    rgb = points.new_empty(items, many if colors else 0, COLORS)
-    sigma = points.new_empty(items, many, 1)
-    _run_on_cpu("decode", planes, table, Decoder(w1, b1, w2, b2), (items, many), points=points, rgb=rgb if colors else None,
-                sigma=sigma)
+    rgb, sigma = _new_samples(points, colors)
+    _run_on_cpu("decode", planes, table, Decoder(w1, b1, w2, b2), points.shape[:2], points=points, sigma=sigma,
+                rgb=rgb if colors else None)
     return rgb, sigma
 
 
@@ -189,18 +207,19 @@ def _decode_backward_on_cpu(planes, table, w1, b1, w2, b2, points, colors, d_rgb
     d_planes, d_decoder = _zeros(planes, decoder)
     _run_on_cpu("decode_backward", planes, table, decoder, points.shape[:2], points=points, rgb=d_rgb if colors else None,
                 d_rgb=d_rgb, d_sigma=d_sigma, d_planes=d_planes, **d_decoder)
-    return d_planes.permute(0, 3, 4, 1, 2), *d_decoder.values()
+    return d_planes, *d_decoder.values()
 
 
 def _render_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, uniform, fine_noise, white_back):
-    (items, many, coarse), fine = depths.shape, 0 if uniform is None else uniform.shape[2]
-    rgb, distance, weight, all_depths = [depths.new_empty(items, many, size) for size in (COLORS, 1, 1, coarse + fine)]
-    all_noise = depths.new_empty(items, many, 0 if noise is None else coarse + fine)
+    results = _new_rays(depths, noise, uniform)
+    rgb, distance, weight, all_depths, all_noise = results
+    coarse = depths.shape[2]
     _run_on_cpu(
-        "render", planes, table, Decoder(w1, b1, w2, b2), (items, many), origins=origins, directions=directions, depths=depths,
-        noise=noise, uniform=uniform, fine_noise=fine_noise, rgb=rgb, distance=distance, weight=weight, all_depths=all_depths,
-        all_noise=None if noise is None else all_noise, numbers=dict(coarse=coarse, fine=fine, white_back=white_back))
-    return rgb, distance, weight, all_depths, all_noise
+        "render", planes, table, Decoder(w1, b1, w2, b2), origins.shape[:2], origins=origins, directions=directions,
+        depths=depths, noise=noise, uniform=uniform, fine_noise=fine_noise, rgb=rgb, distance=distance, weight=weight,
+        all_depths=all_depths, all_noise=None if noise is None else all_noise,
+        numbers=dict(coarse=coarse, fine=all_depths.shape[2] - coarse, white_back=white_back))
+    return results
 
 
 def _render_backward_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, white_back, d_rgb, d_distance,
@@ -211,14 +230,7 @@ def _render_backward_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, 
         "render_backward", planes, table, decoder, origins.shape[:2], origins=origins, directions=directions,
         all_depths=depths, all_noise=noise if noise.shape[2] else None, d_rgb=d_rgb, d_distance=d_distance, d_weight=d_weight,
         d_planes=d_planes, numbers=dict(coarse=depths.shape[2], fine=0, white_back=white_back), **d_decoder)
-    return d_planes.permute(0, 3, 4, 1, 2), *d_decoder.values()
-
-
-def _zeros(planes: Tensor, decoder: Decoder):
-    """Gradients to add to: of planes [N, H, W, P, C], of the layers by the names that a call has for them."""
-    items, count, channels, height, width = planes.shape
-    return planes.new_zeros(items, height, width, count, channels), {
-        f"d_{name}": torch.zeros_like(layer) for name, layer in decoder._asdict().items()}
+    return d_planes, *d_decoder.values()
 
 
 # ------------------------------------------------------------------------------------------------ derivatives
@@ -248,10 +260,11 @@ def _no_second_derivative(ctx, *_):
     raise NotImplementedError("fused rendering has one derivative; the rendering option impl='ref' has them all")
 
 
-for _name, _on_cpu, _derivative, _keep in (
-        ("decode_points", _decode_on_cpu, _points_derivative, _keep_points),
-        ("decode_points_backward", _decode_backward_on_cpu, _no_second_derivative, None),
-        ("render_rays", _render_on_cpu, _rays_derivative, _keep_rays),
-        ("render_rays_backward", _render_backward_on_cpu, _no_second_derivative, None)):
+for _name, _on_cpu, _fake, _derivative, _keep in (
+        ("decode_points", _decode_on_cpu, lambda *call: _new_samples(*call[6:]), _points_derivative, _keep_points),
+        ("decode_points_backward", _decode_backward_on_cpu, _fake_gradients, _no_second_derivative, None),
+        ("render_rays", _render_on_cpu, lambda *call: _new_rays(*call[8:11]), _rays_derivative, _keep_rays),
+        ("render_rays_backward", _render_backward_on_cpu, _fake_gradients, _no_second_derivative, None)):
     _library.impl(_name, _on_cpu, "CPU")
+    torch.library.register_fake(f"eg3d::{_name}", _fake, lib=_library)
     torch.library.register_autograd(f"eg3d::{_name}", _derivative, setup_context=_keep, lib=_library)

@@ -84,22 +84,9 @@ constexpr double NEGLIGIBLE = 1.0 / (1ll << 32);      // share of a picture that
 #define RUN(function, T) baseline::function<T>(call)
 #endif
 #define EXPORT(function) \
-    extern "C" void function(const Call& call, int variant) { call.is_double ? RUN(function, double) : RUN(function, float); }
+    extern "C" void function(const Call& call, [[maybe_unused]] int variant) { call.is_double ? RUN(function, double) : RUN(function, float); }
 
 EXPORT(decode)
 EXPORT(decode_backward)
 EXPORT(render)
 EXPORT(render_backward)
-
-extern "C" Int size_of_call() { return sizeof(Call); }
-
-// 0: any processor, 1: AVX2, 2: AVX-512.
-extern "C" int best_variant() {
-#ifdef MANY_VARIANTS
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    return avx512 ? 2 : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
-#else
-    return 0;
-#endif
-}

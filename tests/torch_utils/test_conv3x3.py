@@ -1,0 +1,126 @@
+"""Winograd's convolution against PyTorch's in float64: values, first and second derivatives, odd sizes, instruction sets."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torch_utils import custom_ops
+from torch_utils.ops import conv2d_gradfix, conv3x3
+
+# Errors of float32 relative to the results' spread, which is 1: measured 3e-6 at 16 channels and 1e-5 at 256, the largest of some
+# ten thousand numbers; PyTorch's own are about half.
+TOLERANCE = 3e-5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels():
+    try:
+        custom_ops.plugin_of("conv3x3", "cpu")
+    except custom_ops.PluginError as error:
+        pytest.skip(f"no kernels here: {error}")
+
+
+@pytest.fixture(params=range(custom_ops.best_variant() + 1), ids=["baseline", "avx2", "avx512"][: custom_ops.best_variant() + 1])
+def variant(request, monkeypatch):
+    monkeypatch.setattr(custom_ops, "best_variant", lambda: request.param)
+
+
+def case(batch, channels_in, channels_out, height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels_in, height, width, generator=generator).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(channels_out, channels_in, 3, 3, generator=generator) / (9 * channels_in) ** 0.5
+    return x, w
+
+
+def close(found, expected):
+    scale = max(1.0, expected.abs().max().item() / 4)  # 4: about the largest of these normal numbers
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=TOLERANCE * scale)
+
+
+@pytest.mark.parametrize("sizes", [
+    (1, 16, 16, 8, 8), (2, 32, 48, 9, 11), (3, 48, 32, 8, 17), (1, 128, 64, 21, 10), (5, 16, 96, 13, 8), (1, 256, 256, 16, 16),
+    (2, 64, 64, 33, 34)], ids=str)
+def test_values(sizes, variant):
+    x, w = case(*sizes)
+    assert conv3x3.suits(x, w)
+    found = conv3x3.conv3x3(x, w)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    close(found, F.conv2d(x.double(), w.double(), padding=1))
+
+
+def test_small_pictures():
+    """Below the size from which it pays, and no pictures at all."""
+    for sizes in ((2, 16, 16, 1, 1), (1, 16, 32, 3, 2), (1, 16, 16, 4, 5)):
+        x, w = case(*sizes)
+        close(conv3x3.conv3x3(x, w), F.conv2d(x.double(), w.double(), padding=1))
+    assert conv3x3.conv3x3(*case(0, 16, 32, 9, 9)).shape == (0, 32, 9, 9)
+
+
+def test_threads():
+    x, w = case(2, 32, 32, 13, 13)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5, 40):
+            torch.set_num_threads(threads)
+            close(conv3x3.conv3x3(x, w), F.conv2d(x.double(), w.double(), padding=1))
+    finally:
+        torch.set_num_threads(before)
+
+
+def derivatives(convolve, x, w):
+    """First derivatives of a curved function of the results, and those of the squared norm of the first, as R1 takes them."""
+    x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
+    first = torch.autograd.grad(convolve(x, w).square().sum() / 2, (x, w), create_graph=True)
+    second = torch.autograd.grad(sum(some.square().sum() for some in first), (x, w))
+    return [*first, *second]
+
+
+def test_derivatives():
+    x, w = case(2, 32, 16, 9, 10)
+    expected = derivatives(lambda x, w: F.conv2d(x, w, padding=1), x.double(), w.double())
+    for found, one in zip(derivatives(conv3x3.conv3x3, x, w), expected):
+        close(found, one)
+
+
+def test_only_one_gradient():
+    """As in the R1 penalty, which wants none of kernels, and with frozen pictures."""
+    x, w = case(1, 16, 16, 8, 8)
+    for wanted in (x, w):
+        wanted.requires_grad_()
+        close(torch.autograd.grad(conv3x3.conv3x3(x, w).sum(), wanted)[0], torch.autograd.grad(
+            F.conv2d(x.double(), w.double(), padding=1).sum(), wanted)[0].double())
+        wanted.requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [
+    dict(stride=2), dict(padding=0), dict(padding=(1, 0)), dict(dilation=2), dict(groups=2), dict(bias=True), dict(kernel=1),
+    dict(channels_in=24), dict(channels_out=24), dict(size=7), dict(order=torch.contiguous_format), dict(dtype=torch.float64)],
+    ids=str)
+def test_conv2d_leaves_the_rest_to_pytorch(change, monkeypatch):
+    calls = []
+    monkeypatch.setattr(conv3x3, "conv3x3", lambda x, w: calls.append(x) or torch.ops.eg3d.conv3x3(x, w))
+
+    def run(channels_in=32, channels_out=32, size=9, kernel=3, order=torch.channels_last, dtype=torch.float32, bias=False,
+            groups=1, **more):
+        x, _ = case(1, channels_in, channels_out, size, size)
+        x = x.to(dtype).contiguous(memory_format=order)
+        w = torch.randn(channels_out, channels_in // groups, kernel, kernel, dtype=dtype)
+        b = torch.ones(channels_out, dtype=dtype) if bias else None
+        more = dict(dict(padding=1), groups=groups, **more)
+        torch.testing.assert_close(
+            conv2d_gradfix.conv2d(x, w, b, **more), F.conv2d(x, w, b, **more), rtol=1e-4, atol=1e-3)
+
+    run()
+    assert len(calls) == 1
+    run(**change)
+    assert len(calls) == 1
+
+
+def test_plugins_turned_off(monkeypatch):
+    x, w = case(1, 16, 16, 8, 8)
+    monkeypatch.setenv("EG3D_PLUGINS", "off")
+    assert not conv3x3.suits(x, w)
+
+
+def test_compilers_see_shapes():
+    torch.library.opcheck(torch.ops.eg3d.conv3x3.default, case(2, 16, 32, 9, 8), test_utils=("test_schema", "test_faketensor"))

@@ -1,0 +1,287 @@
+"""Fused rendering against the reference: values and gradients, over random scenes, options, sizes and instruction sets."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from torch_utils import custom_ops
+from training.networks_stylegan2 import FullyConnectedLayer
+from training.triplane import OSGDecoder
+from training.volumetric_rendering import fused
+from training.volumetric_rendering.renderer import CORRECTED_AXES, OFFICIAL_AXES, Draws, ImportanceRenderer
+
+DOUBLE = 1e-8  # float64 on both sides; kernels leave out what counts less than 2^-32
+SINGLE = 2e-5  # float32: sums of a few hundred terms in another order, relative to the largest number
+OPTIONS = dict(ray_start=2.0, ray_end=3.4, box_warp=1.2, depth_resolution=7, depth_resolution_importance=5,
+               disparity_space_sampling=False, clamp_mode="softplus")
+CASES = {
+    "plain": {},
+    "white": dict(white_back=True),
+    "auto": dict(ray_start="auto", ray_end="auto"),
+    "disparity": dict(disparity_space_sampling=True),
+    "noise": dict(density_noise=0.7),
+    "one pass": dict(depth_resolution_importance=0),
+    "one noisy pass": dict(depth_resolution_importance=0, density_noise=0.7),
+    "many samples": dict(depth_resolution=96, depth_resolution_importance=96),
+    "few then many": dict(depth_resolution=4, depth_resolution_importance=61),
+    "backwards": dict(ray_start=3.4, ray_end=2.0),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels():
+    try:
+        custom_ops.plugin_of("render_rays", "cpu")
+    except custom_ops.PluginError as error:
+        pytest.skip(f"no kernels here: {error}")
+
+
+@pytest.fixture(params=range(custom_ops.best_variant() + 1), ids=["baseline", "avx2", "avx512"][: custom_ops.best_variant() + 1])
+def variant(request, monkeypatch):
+    """Each instruction set that this processor has."""
+    monkeypatch.setattr(custom_ops, "best_variant", lambda: request.param)
+
+
+class Scene:
+    """Random planes, a random decoder and rays that start outside of the box, or inside."""
+
+    def __init__(self, seed=0, batch=2, rays=5, size=(9, 12), dtype=torch.float64, axes=CORRECTED_AXES, density=0.0,
+                 inside=False, order=None):
+        torch.manual_seed(seed)
+        self.renderer = ImportanceRenderer()
+        self.renderer.plane_axes = torch.tensor(axes)
+        self.planes = torch.randn(batch, len(axes), 32, *size, dtype=dtype)
+        if order is not None:  # the same numbers in another order of memory
+            self.planes = self.planes.permute(order).contiguous().permute([order.index(axis) for axis in range(5)])
+        self.planes.requires_grad_()
+        self.decoder = OSGDecoder(32, dict(decoder_lr_mul=1, decoder_output_dim=32)).to(dtype)
+        with torch.no_grad():
+            for parameter in self.decoder.parameters():
+                parameter.normal_()
+            self.decoder.net[2].bias[0] += density
+        self.origins = torch.randn(batch, rays, 3, dtype=dtype) * 0.1
+        if not inside:
+            self.origins[..., 2] += 2.7
+        targets = torch.rand(batch, rays, 3, dtype=dtype) - 0.5  # a few rays miss the box
+        self.directions = torch.nn.functional.normalize(targets * 1.4 - self.origins, dim=-1)
+
+    def render(self, impl, **options):
+        options = dict(OPTIONS, **options, impl=impl, generator=torch.Generator().manual_seed(3))
+        return self.renderer(self.planes, self.decoder, self.origins, self.directions, options)
+
+    @property
+    def parameters(self):
+        return [self.planes, *self.decoder.parameters()]
+
+    def gradients(self, outputs, used=(0, 1, 2)):
+        """Of a random projection of the chosen outputs."""
+        generator = torch.Generator().manual_seed(4)
+        draws = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype) for out in outputs]
+        return torch.autograd.grad(sum((outputs[i] * draws[i]).sum() for i in used), self.parameters)
+
+
+def close(found, expected, tolerance):
+    for one, other in zip(found, expected):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * max(1.0, other.detach().abs().max().item()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients(name, variant):
+    scene = Scene(seed=len(name))
+    expected, found = scene.render("ref", **CASES[name]), scene.render("cpu", **CASES[name])
+    close(found, expected, DOUBLE)
+    close(scene.gradients(found), scene.gradients(expected), DOUBLE)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, DOUBLE), (torch.float32, SINGLE)], ids=["double", "single"])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_scenes(seed, dtype, tolerance, variant):
+    """Sizes, densities from empty to solid, cameras inside and outside, both axes, several orders of memory."""
+    torch.manual_seed(100 + seed)
+    draw = lambda *choices: choices[torch.randint(len(choices), []).item()]  # noqa: E731
+    scene = Scene(
+        seed, batch=draw(1, 2, 5), rays=draw(1, 3, 17), size=draw((1, 1), (8, 8), (5, 14)), dtype=dtype,
+        axes=draw(OFFICIAL_AXES, CORRECTED_AXES), density=draw(-8.0, 0.0, 3.0, 20.0), inside=draw(True, False),
+        order=draw(None, [0, 1, 3, 4, 2], [0, 3, 4, 1, 2]))
+    options = dict(depth_resolution=draw(4, 11, 24), depth_resolution_importance=draw(0, 1, 13), white_back=draw(True, False))
+    expected, found = scene.render("ref", **options), scene.render("cpu", **options)
+    close(found, expected, tolerance)
+    # Depth is a quotient: its gradient without weight is 0 / 0 in the reference.
+    used = (0, 2) if scene.decoder.net[2].bias[0] < -4 or dtype == torch.float32 else (0, 1, 2)
+    close(scene.gradients(found, used), scene.gradients(expected, used), tolerance)
+
+
+@pytest.mark.parametrize("density", [-1e4, 1e4, 1e30])
+def test_extreme_densities(density, variant):
+    """Nothing at all, and walls."""
+    scene = Scene(dtype=torch.float32, density=density)
+    found = scene.render("cpu")
+    close(found, scene.render("ref"), SINGLE)
+    assert all(gradient.isfinite().all() for gradient in scene.gradients(found))
+
+
+def test_one_sample():
+    """A single sample spans no interval: rays show nothing."""
+    scene = Scene()
+    table = fused.projection(scene.renderer.plane_axes, 1.2, scene.planes)
+    depths = torch.full((2, 5, 1, 1), 2.5, dtype=torch.float64)
+    rendered = fused.render_rays(scene.planes, table, fused.layers_of(scene.decoder), scene.origins, scene.directions, depths,
+                                 Draws(None, None, None, None), white_back=False)
+    assert (rendered.rgb == -1).all() and (rendered.weight == 0).all() and rendered.depth.isinf().all()
+    assert (rendered.nearest == 2.5).all() and (rendered.furthest == 2.5).all()
+
+
+@pytest.mark.parametrize("batch, rays", [(0, 4), (2, 0), (0, 0)])
+def test_nothing_to_render(batch, rays):
+    scene = Scene(batch=batch, rays=rays)
+    found = scene.render("cpu")
+    assert [x.shape for x in found] == [(batch, rays, 32), (batch, rays, 1), (batch, rays, 1)]
+    assert all((gradient == 0).all() for gradient in scene.gradients(found))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads(threads):
+    """Batch items that two or more threads share get all of their gradients."""
+    scene = Scene(batch=2, rays=4)
+    expected = scene.gradients(scene.render("ref"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = scene.gradients(scene.render("cpu"))
+    finally:
+        torch.set_num_threads(before)
+    close(found, expected, DOUBLE)
+
+
+def test_gradcheck():
+    """Finite differences of the kernel itself."""
+    scene = Scene(batch=1, rays=2, size=(3, 4))
+    table = fused.projection(scene.renderer.plane_axes, 1.2, scene.planes)
+    depths = torch.linspace(2.2, 3.2, 4, dtype=torch.float64).expand(1, 2, 4)
+    noise = torch.randn(1, 2, 4, dtype=torch.float64)
+    layers = [layer.detach().requires_grad_() for layer in fused.layers_of(scene.decoder)]
+
+    def run(planes, *layers):
+        return torch.ops.eg3d.render_rays(
+            planes, table, *layers, scene.origins, scene.directions, depths, noise, None, None, True)[:3]
+
+    assert gradcheck(run, (scene.planes, *layers), fast_mode=True)
+
+
+@pytest.mark.parametrize("axes", [OFFICIAL_AXES, CORRECTED_AXES], ids=["official", "corrected"])
+def test_points(axes, variant):
+    """Colours and densities at points, some outside of the box, one nowhere; and their gradients."""
+    scene = Scene(axes=axes)
+    points = (torch.rand(2, 401, 3, dtype=torch.float64) - 0.5) * 1.5
+    ask = lambda impl, **more: scene.renderer.run_model(  # noqa: E731
+        scene.planes, scene.decoder, points, None, dict(OPTIONS, impl=impl, **more))
+    expected, found = ask("ref"), ask("cpu")
+    close((found["rgb"], found["sigma"]), (expected["rgb"], expected["sigma"]), DOUBLE)
+    close(scene.gradients((found["rgb"], found["sigma"]), (0, 1)), scene.gradients((expected["rgb"], expected["sigma"]), (0, 1)), DOUBLE)
+    found, expected = ask("cpu", colors=False), ask("ref", colors=False)
+    assert found.keys() == expected.keys() == {"sigma"}
+    close(scene.gradients((found["sigma"],), (0,)), scene.gradients((expected["sigma"],), (0,)), DOUBLE)
+
+
+def test_points_that_are_nowhere():
+    scene = Scene(dtype=torch.float32)
+    points = torch.tensor([[[math.nan, 0, 0], [math.inf, -math.inf, 1e30], [9, 9, 9]]]).expand(2, -1, -1)
+    found = scene.renderer.run_model(scene.planes, scene.decoder, points, None, dict(OPTIONS, impl="cpu"))
+    outside = scene.decoder(torch.zeros(2, 3, 1, 32), None)
+    close((found["sigma"][:, 1:],), (outside["sigma"].expand(2, 2, 1),), SINGLE)
+
+
+# ------------------------------------------------------------------------------------------------ who computes
+
+class Louder(OSGDecoder):
+    """A decoder of somebody else."""
+
+    def forward(self, sampled_features, ray_directions):
+        return {key: 2 * value for key, value in super().forward(sampled_features, ray_directions).items()}
+
+
+def count_calls(monkeypatch):
+    calls = []
+    render = fused.render_rays
+    monkeypatch.setattr(fused, "render_rays", lambda *call: calls.append(call) or render(*call))
+    return calls
+
+
+def test_auto_takes_kernels_where_they_suit(monkeypatch):
+    calls, scene = count_calls(monkeypatch), Scene()
+    scene.render("auto")
+    assert len(calls) == 1
+    scene.render("ref")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda scene: setattr(scene, "decoder", Louder(32, dict(decoder_lr_mul=1, decoder_output_dim=32)).double()), "OSGDecoder"),
+    (lambda scene: setattr(scene, "decoder", OSGDecoder(
+        32, dict(decoder_lr_mul=1, decoder_output_dim=32, decoder_width=48)).double()), "OSGDecoder"),
+    (lambda scene: scene.origins.requires_grad_(), "gradient"),
+    (lambda scene: scene.directions.requires_grad_(), "gradient"),
+    (lambda scene: scene.decoder.float(), "number types"),
+], ids=["another decoder", "another width", "origins", "directions", "types"])
+def test_what_does_not_suit(change, words, monkeypatch):
+    calls, scene = count_calls(monkeypatch), Scene()
+    change(scene)
+    if words != "number types":  # the reference refuses that too
+        scene.render("auto")
+    assert calls == []
+    with pytest.raises(ValueError, match=f"impl='cpu'.*{words}.*impl='ref'"):
+        scene.render("cpu")
+
+
+def test_decoder_layers_are_those_that_count():
+    """Learning rate multipliers belong to the weights."""
+    decoder = OSGDecoder(32, dict(decoder_lr_mul=0.5, decoder_output_dim=32))
+    assert isinstance(decoder.net[0], FullyConnectedLayer)
+    w1, b1, _, _ = fused.layers_of(decoder)
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(x @ w1.t() + b1, decoder.net[0](x))
+
+
+def test_a_renderer_with_its_own_field():
+    class Constant(ImportanceRenderer):
+        def decode(self, planes, decoder, coordinates, directions, options):
+            return {"rgb": torch.full_like(coordinates[..., :1].expand(-1, -1, 32), 0.25), "sigma": coordinates[..., :1] * 0 + 9}
+
+    scene = Scene()
+    scene.renderer = Constant()
+    rgb, _, weight = scene.render("auto")
+    torch.testing.assert_close(rgb, (0.25 * weight * 2 - 1).expand_as(rgb))
+
+
+def test_plugins_turned_off(monkeypatch):
+    calls, scene = count_calls(monkeypatch), Scene()
+    expected = scene.render("cpu")
+    monkeypatch.setenv("EG3D_PLUGINS", "off")
+    close(scene.render("auto"), expected, DOUBLE)
+    assert len(calls) == 1
+    with pytest.raises(custom_ops.PluginError, match="EG3D_PLUGINS"):
+        scene.render("cpu")
+
+
+def test_no_second_derivative():
+    scene = Scene()
+    rgb = scene.render("cpu")[0]
+    slope, = torch.autograd.grad(rgb.sum(), scene.planes, create_graph=True)
+    with pytest.raises(NotImplementedError, match="impl='ref'"):
+        slope.square().sum().backward()
+
+
+def test_compilers_see_shapes():
+    """torch.library's own check of the operators: fake results have the real ones' shapes and strides."""
+    scene = Scene(dtype=torch.float32)
+    table = fused.projection(scene.renderer.plane_axes, 1.2, scene.planes)
+    field = [scene.planes, table, *fused.layers_of(scene.decoder)]
+    depths = torch.linspace(2, 3, 6).expand(2, 5, 6).contiguous()
+    for arguments in ([depths, None, None, None], [depths, depths, torch.rand(2, 5, 3), torch.rand(2, 5, 3)]):
+        torch.library.opcheck(torch.ops.eg3d.render_rays.default, (
+            *field, scene.origins, scene.directions, *arguments, True), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(torch.ops.eg3d.decode_points.default, (*field, scene.origins, True),
+                          test_utils=("test_schema", "test_faketensor"))
