@@ -44,7 +44,8 @@ def modulated_conv2d(
     """Convolves each sample with its own kernel weight * style (StyleGAN2, section 2.2, equations 1 to 3).
 
     `fused_modconv` scales the kernels and runs one grouped convolution, otherwise the activations are scaled before and
-    after one shared convolution; both give the same picture. Returns [N, O, R', R'].
+    after one shared convolution; both give the same picture. A CPU, where groups are slow, scales kernels of single samples
+    only. Returns [N, O, R', R'].
     """
     batch, in_channels = styles.shape
     if x.dtype == torch.float16 and demodulate:
@@ -58,10 +59,13 @@ def modulated_conv2d(
         gain = 1 / (styles.square() @ energy.t() + MOMENT_EPS).sqrt()
     resampling = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
 
-    if fused_modconv and batch > 0:
+    if fused_modconv and (batch == 1 or batch > 1 and x.device.type != "cpu"):
         kernels = weight * styles[:, None, :, None, None]
         if gain is not None:
             kernels = kernels * gain[:, :, None, None, None]
+        if batch == 1:  # no reshaping: it would forget the order of memory
+            y = conv2d_resample.conv2d_resample(x, kernels[0].to(x.dtype), **resampling)
+            return y if noise is None else y + noise.to(y.dtype)
         groups = x.reshape(1, batch * in_channels, *x.shape[2:])
         y = conv2d_resample.conv2d_resample(groups, kernels.flatten(0, 1).to(x.dtype), groups=batch, **resampling)
         y = y.reshape(batch, -1, *y.shape[2:])

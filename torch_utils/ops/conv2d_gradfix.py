@@ -1,24 +1,29 @@
 """2-D convolutions under the names that official sources call.
 
 The original replaced autograd's rule to skip weight gradients in the R1 penalty. PyTorch does that by itself now: a call of
-torch.autograd.grad computes only what its `inputs` need. So these are PyTorch's own convolutions, public calls only, but for
-3x3 kernels on a CPU (conv3x3.py).
+torch.autograd.grad computes only what its `inputs` need. So these are PyTorch's own convolutions, public calls only, but on a CPU,
+for pictures that lie channels_last in memory: 3x3 kernels have their own way (conv3x3.py), and 1x1 kernels are matrices.
 """
 
 import contextlib
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import custom_ops
 from . import conv3x3
 
 conv_transpose2d = F.conv_transpose2d
 
 
 def conv2d(input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
-    """torch.nn.functional.conv2d, by the quickest kernel at hand."""
-    if bias is None and stride == dilation == groups == 1 and padding in (1, (1, 1)) and conv3x3.suits(input, weight):
-        return conv3x3.conv3x3(input, weight)
+    """torch.nn.functional.conv2d, by the quickest way."""
+    if bias is None and stride == dilation == groups == 1 and input.device.type == "cpu":
+        if padding in (1, (1, 1)) and conv3x3.suits(input, weight):
+            return conv3x3.conv3x3(input, weight)
+        if padding in (0, (0, 0)) and weight.shape[2:] == (1, 1) and custom_ops.order_of(input) == torch.channels_last:
+            return F.linear(input.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
     return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
