@@ -66,10 +66,14 @@ def measure(way: Callable[[], object], device: torch.device) -> Run:
 
 
 def compare(title: str, ways: Dict[str, Callable[[], object]], rounds: int, device: torch.device,
-            error: Callable[[object, object], str]) -> None:
-    """Prints a table; the first way is what the others are compared with. Each is run once before it counts."""
+            error: Callable[[object, object], str], truth: object = None) -> None:
+    """Prints a table; the first way is what the others are compared with. Each is run once before it counts.
+
+    Errors are those of results from `truth`, or from the first way's.
+    """
     first = {name: measure(way, device).result for name, way in ways.items()}
-    errors = {name: error(next(iter(first.values())), result) for name, result in first.items()}
+    truth = next(iter(first.values())) if truth is None else truth
+    errors = {name: error(truth, result) for name, result in first.items()}
     del first
     runs: Dict[str, List[Run]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -77,11 +81,13 @@ def compare(title: str, ways: Dict[str, Callable[[], object]], rounds: int, devi
             runs[name].append(measure(way, device)._replace(result=None))
     medians = {name: statistics.median(run.seconds for run in some) for name, some in runs.items()}
     base = next(iter(medians.values()))
-    print(f"\n### {title}\n\n| way | seconds (median of {rounds}) | times faster | peak memory, MB | error |")
-    print("|---|---|---|---|---|")
+    print(f"\n### {title}\n\n| way | seconds (median of {rounds}) | spread | times faster | peak memory, MB | error |")
+    print("|---|---|---|---|---|---|")
     for name, some in runs.items():
         peak = statistics.median(run.peak for run in some)
-        print(f"| {name} | {medians[name]:.2f} | {base / medians[name]:.2f} | {peak / 1e6:.0f} | {errors[name]} |", flush=True)
+        spread = f"{min(run.seconds for run in some):.2f} to {max(run.seconds for run in some):.2f}"
+        print(f"| {name} | {medians[name]:.2f} | {spread} | {base / medians[name]:.2f} | {peak / 1e6:.0f} | {errors[name]} |",
+              flush=True)
 
 
 def machine(device: torch.device) -> str:

@@ -125,8 +125,8 @@ class Session:
         for some in points.split(POINTS_AT_ONCE if self.own_planes else FOREIGN_POINTS_AT_ONCE):
             some = some[None].to(self.device)
             if self.own_planes:
-                out = self.G.renderer.run_model(
-                    planes, self.G.decoder, some, torch.zeros_like(some), dict(self.G.rendering_kwargs, **options, colors=colors))
+                asked = dict(self.G.rendering_kwargs, **options, colors=colors)
+                out = self.G.renderer.run_model(planes, self.G.decoder, some, torch.zeros_like(some), asked)
             else:
                 with self._own_settings(options):
                     out = self.G.sample_mixed(some, torch.zeros_like(some), ws, noise_mode="const")

@@ -111,7 +111,8 @@ def places(name, suffix, file="file"):
 
 
 def missing(base):
-    return [Fault({name: None}) for name in base if name not in ("--device", "--network", "--nrr", "--sample_mult", "--w-frames")
+    has_default = ("--device", "--network", "--nrr", "--sample_mult", "--w-frames")
+    return [Fault({name: None}) for name in base if name not in has_default
             and (base, name) != (BASES["check"], "--output")]
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch_utils import custom_ops
 from torch_utils.ops import conv2d_gradfix, conv3x3
 
-# Errors of float32 relative to the results' spread, which is 1: measured 3e-6 at 16 channels and 1e-5 at 256, the largest of some
-# ten thousand numbers; PyTorch's own are about half.
+# Errors of float32 relative to the results' spread, which is 1: measured 3e-6 at 16 channels and 1e-5 at 256, the largest of
+# some ten thousand numbers; PyTorch's own are about half.
 TOLERANCE = 3e-5
 
 
@@ -20,7 +20,7 @@ def kernels():
         pytest.skip(f"no kernels here: {error}")
 
 
-@pytest.fixture(params=range(custom_ops.best_variant() + 1), ids=["baseline", "avx2", "avx512"][: custom_ops.best_variant() + 1])
+@pytest.fixture(params=range(custom_ops.best_variant() + 1), ids=("baseline", "avx2", "avx512").__getitem__)
 def variant(request, monkeypatch):
     monkeypatch.setattr(custom_ops, "best_variant", lambda: request.param)
 

@@ -358,13 +358,11 @@ def test_choices_are_made_while_a_compiler_traces(plugin):
     lambda impl: bias_act.bias_act(torch.zeros(2, 3), impl=impl),
     lambda impl: upfirdn2d.upfirdn2d(torch.zeros(1, 1, 3, 3), None, impl=impl)], ids=["bias_act", "upfirdn2d"])
 def test_operators_on_the_cpu(operator, monkeypatch):
-    """auto and ref are the reference, and build nothing; kernels need a GPU, and say so."""
+    """ref loads nothing; CUDA's kernels need a GPU, and say so."""
     monkeypatch.setattr(custom_ops, "load", lambda plugin: pytest.fail("nothing to load"))
-    assert torch.equal(operator("auto"), operator("ref"))
+    operator("ref")
     with pytest.raises(ValueError, match="impl='cuda' needs tensors on a cuda device, got cpu"):
         operator("cuda")
-    with pytest.raises(ValueError, match="impl='cpu' does not exist; choose one of auto, cuda, ref"):
-        operator("cpu")
 
 
 def test_importing_builds_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """bias_act and upfirdn2d as operators that PyTorch's compilers know: schemas, shapes, derivatives, tracing.
 
-Here the formulas stand for the kernels (test_kernels.py compares those with them): what is shown is everything around.
+Where `operators` is asked for, the formulas stand for the kernels (test_kernels.py and test_cpu_kernels.py compare those with
+them): what is shown is everything around.
 """
 
 import pytest
@@ -175,6 +176,8 @@ def frame(request, tiny_path):
     """A picture of the network that ships, its inputs, and whether it is made with the operators."""
     if request.param == "operators":
         request.getfixturevalue("operators")
+    else:
+        request.getfixturevalue("monkeypatch").setenv("EG3D_PLUGINS", "off")
     G = generator.load(tiny_path, device="cpu")
     G.rendering_kwargs.update(depth_resolution=4, depth_resolution_importance=4)
     z = torch.randn(1, G.z_dim, generator=torch.Generator().manual_seed(0))
@@ -197,7 +200,7 @@ def test_generators_can_be_exported(frame, strict):
     module, inputs, operators = frame
     program = torch.export.export(module, inputs, strict=strict)
     called = {str(node.target) for node in program.graph.nodes if "eg3d" in str(node.target)}
-    assert called == ({"eg3d.bias_act.default", "eg3d.upfirdn2d.default"} if operators else set())
+    assert called == ({"eg3d.bias_act.default", "eg3d.upfirdn2d.default", "eg3d.render_rays.default"} if operators else set())
     torch.manual_seed(0)
     expected = module(*inputs)
     torch.manual_seed(0)

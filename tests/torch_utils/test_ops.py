@@ -2,6 +2,8 @@
 
 Oracles compute in float64 from the same, already rounded inputs. What an operator may then differ by is its own rounding:
 a few dozen products of numbers around 1, so a few units of the dtype's precision. ROUNDING holds that for each dtype.
+
+All of it twice: with the kernels for CPUs where there is a compiler, and without any.
 """
 
 import itertools
@@ -18,6 +20,15 @@ from training.networks_stylegan2 import modulated_conv2d
 
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 DTYPES = pytest.mark.parametrize("dtype", ROUNDING, ids=lambda dtype: str(dtype).split(".")[-1])
+
+
+@pytest.fixture(scope="module", autouse=True, params=["kernels", "formulas"])
+def who_computes(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EG3D_PLUGINS", "on" if request.param == "kernels" else "off")
+        yield
+
+
 ACTIVATIONS = ["linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"]
 
 

@@ -38,7 +38,7 @@ def kernels():
         pytest.skip(f"no kernels here: {error}")
 
 
-@pytest.fixture(params=range(custom_ops.best_variant() + 1), ids=["baseline", "avx2", "avx512"][: custom_ops.best_variant() + 1])
+@pytest.fixture(params=range(custom_ops.best_variant() + 1), ids=("baseline", "avx2", "avx512").__getitem__)
 def variant(request, monkeypatch):
     """Each instruction set that this processor has."""
     monkeypatch.setattr(custom_ops, "best_variant", lambda: request.param)
@@ -179,8 +179,9 @@ def test_points(axes, variant):
     ask = lambda impl, **more: scene.renderer.run_model(  # noqa: E731
         scene.planes, scene.decoder, points, None, dict(OPTIONS, impl=impl, **more))
     expected, found = ask("ref"), ask("cpu")
-    close((found["rgb"], found["sigma"]), (expected["rgb"], expected["sigma"]), DOUBLE)
-    close(scene.gradients((found["rgb"], found["sigma"]), (0, 1)), scene.gradients((expected["rgb"], expected["sigma"]), (0, 1)), DOUBLE)
+    found, expected = [(out["rgb"], out["sigma"]) for out in (found, expected)]
+    close(found, expected, DOUBLE)
+    close(scene.gradients(found, (0, 1)), scene.gradients(expected, (0, 1)), DOUBLE)
     found, expected = ask("cpu", colors=False), ask("ref", colors=False)
     assert found.keys() == expected.keys() == {"sigma"}
     close(scene.gradients((found["sigma"],), (0,)), scene.gradients((expected["sigma"],), (0,)), DOUBLE)
@@ -248,7 +249,8 @@ def test_decoder_layers_are_those_that_count():
 def test_a_renderer_with_its_own_field():
     class Constant(ImportanceRenderer):
         def decode(self, planes, decoder, coordinates, directions, options):
-            return {"rgb": torch.full_like(coordinates[..., :1].expand(-1, -1, 32), 0.25), "sigma": coordinates[..., :1] * 0 + 9}
+            flat = torch.zeros_like(coordinates[..., :1])
+            return {"rgb": flat.expand(-1, -1, 32) + 0.25, "sigma": flat + 9}
 
     scene = Scene()
     scene.renderer = Constant()

@@ -4,8 +4,9 @@ StyleGAN (Karras et al. 2019) scales each activation so that unit variance goes 
 that paper's.
 
 The reference is plain PyTorch and differentiable any number of times. The operator eg3d::bias_act does value, first and second
-derivative in one pass over memory each, by bias_act.cu on a GPU; the formulas below do the same in PyTorch, as operators on the
-CPU that compilers and tests meet. For training it keeps one array: y where the sign of y tells the slope, else x.
+derivative in one pass over memory each: by bias_act.cu on a GPU, by ops_cpu.cpp on a CPU. The latter has kernels for straight
+and bent lines (linear, relu, lrelu), whose second derivative is 0; elsewhere the operator on a CPU is the formulas below. For
+training it keeps one array: y where the sign of y tells the slope, else x.
 """
 
 import math
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import custom_ops
+from . import on_cpu
 
 HERE = Path(__file__).parent
 SQRT2 = math.sqrt(2)
@@ -81,9 +83,9 @@ def bias_act(
     """Returns clamp(act(x + b) * gain), of x's shape and dtype.
 
     `alpha` (the slope of lrelu) and `gain` default to the activation's own; `clamp=None` does not clamp. `impl='ref'` is
-    differentiable any number of times, `'cuda'` twice; `'auto'` takes the kernel for tensors on a GPU if it can be had.
-    Raises ValueError for an unknown activation, a bias of the wrong shape or a negative clamp;
-    torch_utils.custom_ops.PluginError where `impl='cuda'` cannot be had.
+    differentiable any number of times, `'cuda'` and `'cpu'` twice; `'auto'` takes the kernel if it can be had: on a GPU, and on
+    a CPU for linear, relu and lrelu in float32 or float64. Raises ValueError for an unknown activation, a bias of the wrong
+    shape or a negative clamp; torch_utils.custom_ops.PluginError where `impl='cuda'` or `'cpu'` cannot be had.
     """
     if act not in activation_funcs:
         raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(activation_funcs)}")
@@ -99,9 +101,21 @@ def bias_act(
             raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} on dimension {dim} of {tuple(x.shape)}; dim says which")
         b = b.to(x.dtype)
     dim = dim % x.ndim if x.ndim else 0
-    if custom_ops.choose("bias_act", impl, x.device.type, x.dtype) == "ref":
+    chosen = _choose(impl, act, x)
+    if chosen == "ref":
         return _formula(x, b, dim, act, alpha, gain, clamp)
+    if chosen == "cpu" and on_cpu.is_at_hand(x):
+        return _Direct.apply(x, b, dim, act, alpha, gain, clamp)
     return torch.ops.eg3d.bias_act(x, b, dim, act, alpha, gain, clamp)
+
+
+def _choose(impl: str, act: str, x: Tensor) -> str:
+    chosen = custom_ops.choose("bias_act", impl, x.device.type, x.dtype)
+    if chosen != "cpu" or activation_funcs[act].curvature is None:
+        return chosen
+    if impl == "cpu":
+        raise ValueError(f"bias_act: impl='cpu' has no kernel for {act!r}; impl='ref' computes it")
+    return "ref"
 
 
 def _formula(x, b, dim, act, alpha, gain, clamp) -> Tensor:
@@ -120,7 +134,9 @@ def _biased(x, b, dim):
 # ------------------------------------------------------------------------------------------------ the operator
 # `saved` is y if `from_y`, else x. For a straight or bent line the sign of y tells the slope, unless alpha or gain turn it.
 
-custom_ops.register("bias_act", cuda=custom_ops.Plugin("bias_act_plugin", (HERE / "bias_act.cpp", HERE / "bias_act.cu")))
+custom_ops.register(
+    "bias_act", cpu=on_cpu.PLUGIN,
+    cuda=custom_ops.Plugin("bias_act_plugin", (HERE / "bias_act.cpp", HERE / "bias_act.cu")))
 
 _library = torch.library.Library("eg3d", "FRAGMENT")
 _CALL = "int dim, str act, float alpha, float gain, float? clamp"
@@ -162,6 +178,45 @@ def _passed(at, from_y, act, alpha, gain, clamp):
 
 def _new(model, values):
     return custom_ops.empty_as(model).copy_(values)
+
+
+class _OnCPUByKernel:
+    """The kernel where there is one and it can be had, else the formulas."""
+
+    @staticmethod
+    def bias_act(x, b, *call):
+        return _run(x, b, *call)[0] if _has_kernel(x, call) else _OnCPU.bias_act(x, b, *call)
+
+    @staticmethod
+    def bias_act_slope(dy, saved, b, from_y, *call):
+        if _has_kernel(saved, call):
+            return _run(saved, b, *call, from_y=from_y, dy=dy)[0]
+        return _OnCPU.bias_act_slope(dy, saved, b, from_y, *call)
+
+    bias_act_curvature = _OnCPU.bias_act_curvature
+
+
+def _has_kernel(x, call):
+    _, act, *_ = call
+    return activation_funcs[act].curvature is None and custom_ops.choose("bias_act", "auto", "cpu", x.dtype) == "cpu"
+
+
+def _run(saved, b, dim, act, alpha, gain, clamp, from_y=False, dy=None, sums=False, variant=None):
+    """The result, and if `sums` its sums over all axes but `dim`."""
+    saved = custom_ops.dense(saved)
+    dy = None if dy is None else custom_ops.dense(dy, like=saved)
+    b = None if b is None else b.contiguous()
+    out = custom_ops.empty_as(saved)
+    d_bias = saved.new_empty(saved.shape[dim : dim + 1]) if sums else None
+    if out.numel() == 0:
+        return out, None if d_bias is None else d_bias.zero_()
+    one_channel = saved.ndim == 0 or b is None and not sums
+    step, channels = (1, 1) if one_channel else (max(1, saved.stride(dim)), saved.shape[dim])
+    call = on_cpu.BiasAct(
+        count=out.numel(), channels=channels, step=step, from_y=from_y, cut=act == "relu", gain=gain,
+        alpha=1 if act == "linear" else alpha, limit=math.nan if clamp is None else clamp)
+    on_cpu.run("bias_act", out, call, variant, saved=saved, bias=b, dy=dy, d_bias=d_bias)
+    return out, d_bias
 
 
 class _OnGPU:
@@ -209,7 +264,7 @@ def _slope(ctx, dy):
         saved = saved.detach() if ctx.from_y else saved  # the slope is flat in y: no need to walk back through it
         dx = torch.ops.eg3d.bias_act_slope(dy, saved, b, ctx.from_y, ctx.dim, *ctx.call)
     else:
-        dx = dy * ctx.scale
+        dx = dy if ctx.scale == 1 else dy * ctx.scale
     return dx, _bias_share(ctx, 1, dx), None, None, None, None, None
 
 
@@ -237,13 +292,54 @@ def _bias_share(ctx, position, dx):
 
 
 def _no_third_derivative(ctx, *_):
-    raise NotImplementedError("bias_act's kernel has two derivatives; impl='ref' has them all")
+    raise NotImplementedError("bias_act's kernels have two derivatives; impl='ref' has them all")
+
+
+class _Direct(torch.autograd.Function):
+    """The kernel without PyTorch's dispatcher, which costs more than a small layer's numbers; the bias's share comes along."""
+
+    @staticmethod
+    def forward(ctx, *inputs):  # a setup_context of its own would triple the time of a small call
+        y, _ = _run(*inputs)
+        _keep_for_slope(ctx, inputs, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        if ctx.scale is not None or not on_cpu.is_at_hand(dy):
+            return _slope(ctx, dy)
+        saved, b = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            dx = _DirectSlope.apply(dy, saved, b, ctx.from_y, ctx.dim, *ctx.call)
+            db = _bias_share(ctx, 1, dx)
+        else:
+            dx, db = _run(saved, b, ctx.dim, *ctx.call, from_y=ctx.from_y, dy=dy, sums=ctx.needs_input_grad[1])
+        return dx, db, None, None, None, None, None
+
+
+class _DirectSlope(torch.autograd.Function):
+    """Of a bent line. Its derivative for x is 0, and as in the reference zeros go back all the way: whether a parameter has a
+    gradient of 0 or none makes a difference to Adam."""
+
+    @staticmethod
+    def forward(ctx, dy, saved, b, from_y, *call):
+        ctx.call = from_y, *call
+        ctx.save_for_backward(saved, b)
+        return _run(saved, b, *call, from_y=from_y, dy=dy)[0]
+
+    @staticmethod
+    def backward(ctx, ddx):
+        saved, b = ctx.saved_tensors
+        ddy = _DirectSlope.apply(ddx, saved, b, *ctx.call)
+        zeros = [each.new_zeros(()).expand_as(each) if needed else None
+                 for each, needed in zip((saved, b), ctx.needs_input_grad[1:3])]
+        return ddy, *zeros, None, None, None, None, None, None
 
 
 for _name, _derivative, _keep in (
         ("bias_act", _slope, _keep_for_slope), ("bias_act_slope", _curvature, _keep_for_curvature),
         ("bias_act_curvature", _no_third_derivative, None)):
-    _library.impl(_name, getattr(_OnCPU, _name), "CPU")
+    _library.impl(_name, getattr(_OnCPUByKernel, _name), "CPU")
     _library.impl(_name, getattr(_OnGPU, _name), "CUDA")
     torch.library.register_autograd(f"eg3d::{_name}", _derivative, setup_context=_keep, lib=_library)
 torch.library.register_fake("eg3d::bias_act", lambda x, *_: custom_ops.empty_as(x), lib=_library)

@@ -1,8 +1,8 @@
 """2-D convolutions under the names that official sources call.
 
 The original replaced autograd's rule to skip weight gradients in the R1 penalty. PyTorch does that by itself now: a call of
-torch.autograd.grad computes only what its `inputs` need. So these are PyTorch's own convolutions, public calls only, but on a CPU,
-for pictures that lie channels_last in memory: 3x3 kernels have their own way (conv3x3.py), and 1x1 kernels are matrices.
+torch.autograd.grad computes only what its `inputs` need. So these are PyTorch's own convolutions, public calls only, but for
+pictures that lie channels_last on a CPU: 3x3 kernels have their own way (conv3x3.py), and 1x1 kernels are matrices.
 """
 
 import contextlib

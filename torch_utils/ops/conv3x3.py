@@ -36,7 +36,7 @@ def suits(x: Tensor, w: Tensor) -> bool:
 
 
 def conv3x3(x: Tensor, w: Tensor) -> Tensor:
-    """Pictures x [N, I, H, W] by kernels w [O, I, 3, 3]: [N, O, H, W], channels_last. For float32 and multiples of 16 channels."""
+    """Pictures x [N, I, H, W] by kernels w [O, I, 3, 3]: [N, O, H, W], channels_last. Float32, multiples of 16 channels."""
     return torch.ops.eg3d.conv3x3(x, w)
 
 

@@ -6,8 +6,8 @@ down-th sample. A 1-D filter f stands for the separable 2-D filter f f^T.
 Notation: N batch, C channels. Filters are float32 and sum to 1 unless told otherwise; `flip_filter=True` correlates
 instead of convolving. Factors are an int or [x, y]; paddings an int, [x, y] or [x before, x after, y before, y after].
 
-The reference is plain PyTorch. The operator eg3d::upfirdn2d, upfirdn2d.cu on a GPU, is its own derivative with the roles of
-up and down exchanged.
+The reference is plain PyTorch. The operator eg3d::upfirdn2d, upfirdn2d.cu on a GPU and ops_cpu.cpp on a CPU, is its own
+derivative with the roles of up and down exchanged.
 """
 
 import operator
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import custom_ops
+from . import on_cpu
 
 HERE = Path(__file__).parent
 SEPARABLE_TAPS = 8  # from this many taps on, a 1-D filter is applied axis by axis
@@ -66,9 +67,9 @@ def upfirdn2d(
 ) -> Tensor:
     """Returns [N, C, (H * up + paddings - fh) // down + 1, likewise], of x's dtype; differentiable any number of times.
 
-    `impl='auto'` takes the kernel for tensors on a GPU if it can be had, and the reference for a filter that is learned, since
-    only the reference has a derivative for it. Raises ValueError for a factor below 1 or a picture smaller than the filter;
-    torch_utils.custom_ops.PluginError where impl='cuda' cannot be had.
+    `impl='auto'` takes the kernel if it can be had (on a CPU, of float32 and float64), and the reference for a filter that is
+    learned, since only the reference has a derivative for it. Raises ValueError for a factor below 1 or a picture smaller than
+    the filter; torch_utils.custom_ops.PluginError where impl='cuda' or 'cpu' cannot be had.
     """
     up, down, padding = _pair(up, "up"), _pair(down, "down"), _margins(padding)
     if x.ndim != 4 or not x.is_floating_point():
@@ -81,11 +82,13 @@ def upfirdn2d(
     if height < taps_y or width < taps_x:
         raise ValueError(f"upfirdn2d: a filter of {taps_y}x{taps_x} taps on {height}x{width} padded samples")
     learned = f is not None and f.requires_grad
-    if learned and impl == "cuda":
-        raise ValueError("upfirdn2d: impl='cuda' has no derivative for the filter; detach it, or use impl='ref'")
+    if learned and impl in ("cuda", "cpu"):
+        raise ValueError(f"upfirdn2d: impl={impl!r} has no derivative for the filter; detach it, or use impl='ref'")
     impl = custom_ops.choose("upfirdn2d", "ref" if learned and impl == "auto" else impl, x.device.type, x.dtype)
     if impl == "ref":
         return _formula(x, f, up, down, padding, flip_filter, gain)
+    if impl == "cpu" and on_cpu.is_at_hand(x):
+        return _Direct.apply(x, f, up, down, padding, flip_filter, gain)
     return torch.ops.eg3d.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
 
@@ -199,7 +202,9 @@ def _insert_zeros(x: Tensor, axis: int, factor: int) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------ the operator
 
-custom_ops.register("upfirdn2d", cuda=custom_ops.Plugin("upfirdn2d_plugin", (HERE / "upfirdn2d.cpp", HERE / "upfirdn2d.cu")))
+custom_ops.register(
+    "upfirdn2d", cpu=on_cpu.PLUGIN,
+    cuda=custom_ops.Plugin("upfirdn2d_plugin", (HERE / "upfirdn2d.cpp", HERE / "upfirdn2d.cu")))
 
 _library = torch.library.Library("eg3d", "FRAGMENT")
 _library.define(
@@ -218,6 +223,28 @@ def _on_cpu(x, f, up, down, padding, flip_filter, gain):
     return _new(x, f, up, down, padding).copy_(_formula(x, f, up, down, padding, flip_filter, gain))
 
 
+def _on_cpu_by_kernel(x, f, *call):
+    """The kernel if it can be had, else the formula."""
+    available = custom_ops.choose("upfirdn2d", "auto", "cpu", x.dtype) == "cpu"
+    return (_run if available else _on_cpu)(x, f, *call)
+
+
+def _run(x, f, up, down, padding, flip_filter, gain, variant=None):
+    x = custom_ops.dense(x)
+    out = _new(x, f, up, down, padding)
+    if out.numel() == 0:
+        return out
+    taps = torch.ones(1, 1, dtype=x.dtype) if f is None else f.to(x.dtype)
+    taps = (taps if flip_filter else taps.flip(tuple(range(taps.ndim)))).contiguous()
+    planes, unit = (x.shape[0] * x.shape[1], 1) if x.is_contiguous() else (x.shape[0], x.shape[1])
+    call = on_cpu.UpFirDn(
+        planes=planes, unit=unit, size=tuple(x.shape[2:]), out_size=tuple(out.shape[2:]), up=(up[1], up[0]),
+        down=(down[1], down[0]), before=(padding[2], padding[0]), taps=_taps(f)[::-1], gain=float(gain))
+    matrix, vector = (taps, None) if taps.ndim == 2 else (None, taps)
+    on_cpu.run("upfirdn2d", out, call, variant, x=x, filter=matrix, column=vector, row=vector)
+    return out
+
+
 def _on_gpu(x, f, up, down, padding, flip_filter, gain):
     x = custom_ops.dense(x)
     out = _new(x, f, up, down, padding)
@@ -233,7 +260,7 @@ def _keep(ctx, inputs, output):
     ctx.save_for_backward(f)
 
 
-def _derivative(ctx, dy):
+def _derivative(ctx, dy, function=torch.ops.eg3d.upfirdn2d):
     """Every output spreads over the samples it came from: the same filter, turned over."""
     f, = ctx.saved_tensors
     up, down, (left, _, top, _), flip_filter, gain = ctx.call
@@ -241,11 +268,24 @@ def _derivative(ctx, dy):
     before_x, before_y = taps_x - 1 - left, taps_y - 1 - top
     padding = [before_x, (width - 1) * up[0] + taps_x - ctx.result[3] * down[0] - before_x,
                before_y, (height - 1) * up[1] + taps_y - ctx.result[2] * down[1] - before_y]
-    dx = torch.ops.eg3d.upfirdn2d(dy, f, down, up, padding, not flip_filter, gain)
-    return dx, None, None, None, None, None, None
+    return function(dy, f, down, up, padding, not flip_filter, gain), None, None, None, None, None, None
 
 
-_library.impl("upfirdn2d", _on_cpu, "CPU")
+class _Direct(torch.autograd.Function):
+    """The kernel without PyTorch's dispatcher, which costs more than a small picture's numbers."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        y = _run(*inputs)
+        _keep(ctx, inputs, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        return _derivative(ctx, dy, _Direct.apply) if on_cpu.is_at_hand(dy) else _derivative(ctx, dy)
+
+
+_library.impl("upfirdn2d", _on_cpu_by_kernel, "CPU")
 _library.impl("upfirdn2d", _on_gpu, "CUDA")
 torch.library.register_fake("eg3d::upfirdn2d", lambda x, f, up, down, padding, *_: _new(x, f, up, down, padding), lib=_library)
 torch.library.register_autograd("eg3d::upfirdn2d", _derivative, setup_context=_keep, lib=_library)

@@ -9,6 +9,7 @@ Notation: N batch, M points or rays, S and F samples of the first and second pas
 """
 
 import ctypes
+import functools
 from pathlib import Path
 from typing import NamedTuple, Optional, Tuple
 
@@ -22,8 +23,9 @@ CHANNELS, HIDDEN, COLORS = 32, 64, 32  # sizes of the decoder that kernels know
 MOST_PLANES = 8
 FEWEST_COARSE = 4  # samples that a second pass needs of the first: its distribution has S - 3 bins
 
-custom_ops.register("render_rays", cpu=custom_ops.Plugin(
-    "render_rays_on_cpu", (HERE / "fused_cpu.cpp",), dtypes=(torch.float32, torch.float64), library=True))
+_plugin = functools.partial(custom_ops.Plugin, dtypes=(torch.float32, torch.float64), library=True)
+custom_ops.register("render_rays", cpu=_plugin("render_rays_on_cpu", (HERE / "fused_cpu.cpp",)),
+                    cuda=_plugin("render_rays_plugin", (HERE / "fused.cu",)))
 
 
 # ------------------------------------------------------------------------------------------------ what suits the kernels
@@ -51,7 +53,7 @@ def layers_of(decoder: torch.nn.Module) -> Optional[Decoder]:
 
 
 def choose(impl: str, planes: Tensor, decoder: torch.nn.Module, *places: Tensor) -> str:
-    """Who computes: 'cpu' or 'ref'. `places` are what has no gradient in kernels: points, or rays and depths.
+    """Who computes: 'cuda', 'cpu' or 'ref'. `places` are what has no gradient in kernels: points, or rays and depths.
 
     Raises ValueError or PluginError where `impl`, other than 'auto' and 'ref', cannot be had.
     """
@@ -78,10 +80,12 @@ def projection(plane_axes: Tensor, box_warp: float, like: Tensor) -> Tensor:
 
 
 def channels_together(planes: Tensor) -> Tensor:
-    """Planes [N, P, C, H, W] in an order of memory that kernels read in place: the channels of a pixel lie side by side."""
-    if planes.stride(2) == 1:
+    """Planes [N, P, C, H, W] in an order of memory that kernels read in place: the channels of a pixel lie side by side, from
+    a multiple of 16 bytes on."""
+    steps = [step for axis, step in enumerate(planes.stride()) if axis != 2]
+    if planes.stride(2) == 1 and all(step % 4 == 0 for step in steps) and planes.data_ptr() % 16 == 0:
         return planes
-    return planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    return planes.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format).permute(0, 1, 4, 2, 3)
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -127,7 +131,7 @@ def render_rays(
     white_back: bool,
 ) -> Rendered:
     """Both passes and compositing."""
-    flat = [None if draw is None else draw.flatten(2).contiguous() for draw in (draws.coarse_noise, draws.fine, draws.fine_noise)]
+    flat = [None if draw is None else draw.flatten(2) for draw in (draws.coarse_noise, draws.fine, draws.fine_noise)]
     rgb, distance, weight, all_depths, _ = torch.ops.eg3d.render_rays(
         planes, table, *decoder, origins, directions, depths.flatten(2), *flat, white_back)
     return Rendered(rgb, distance, weight, all_depths[..., :1], all_depths[..., -1:])
@@ -158,7 +162,7 @@ def _fake_gradients(planes, table, w1, b1, w2, b2, *_):
     return d_planes, *d_decoder.values()
 
 
-# ------------------------------------------------------------------------------------------------ on the CPU
+# ------------------------------------------------------------------------------------------------ kernels
 
 class _Planes(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("table", ctypes.c_void_p), ("count", ctypes.c_int64), ("height", ctypes.c_int64),
@@ -166,7 +170,7 @@ class _Planes(ctypes.Structure):
 
 
 class _Call(ctypes.Structure):
-    """fused_cpu.cpp tells what each is."""
+    """fused.h tells what each is."""
 
     _fields_ = [
         ("is_double", ctypes.c_int64), ("threads", ctypes.c_int64), ("planes", _Planes),
@@ -178,8 +182,8 @@ class _Call(ctypes.Structure):
             "d_w2", "d_b2")]]
 
 
-def _run_on_cpu(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shape: Tuple[int, int],
-                numbers: dict = {}, **arrays: Optional[Tensor]) -> None:
+def _run(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shape: Tuple[int, int],
+         numbers: dict = {}, **arrays: Optional[Tensor]) -> None:
     planes = channels_together(planes)
     arrays.update(decoder._asdict())
     items, many = shape
@@ -192,29 +196,43 @@ def _run_on_cpu(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shap
         planes=_Planes(planes.data_ptr(), table.data_ptr(), planes.shape[1], *planes.shape[3:],
                        (ctypes.c_int64 * 4)(item, plane, row, column), 1 / planes.shape[1]),
         **numbers, **{key: array.data_ptr() for key, array in kept.items()})
+    (_start_on_gpu if planes.is_cuda else _start_on_cpu)(name, call, planes)
+
+
+def _start_on_cpu(name: str, call: _Call, planes: Tensor) -> None:
     getattr(custom_ops.plugin_of("render_rays", "cpu"), name)(ctypes.byref(call), custom_ops.best_variant())
 
 
-def _decode_on_cpu(planes, table, w1, b1, w2, b2, points, colors):
+def _start_on_gpu(name: str, call: _Call, planes: Tensor) -> None:
+    """Raises RuntimeError where the card cannot do it."""
+    kernel = getattr(custom_ops.plugin_of("render_rays", "cuda"), name)
+    kernel.restype = ctypes.c_char_p
+    with torch.cuda.device_of(planes):
+        failure = kernel(ctypes.byref(call), ctypes.c_void_p(custom_ops.current_stream(planes.device)))
+    if failure:
+        raise RuntimeError(f"rendering on {planes.device}: {failure.decode()}")
+
+
+def _decode(planes, table, w1, b1, w2, b2, points, colors):
     rgb, sigma = _new_samples(points, colors)
-    _run_on_cpu("decode", planes, table, Decoder(w1, b1, w2, b2), points.shape[:2], points=points, sigma=sigma,
-                rgb=rgb if colors else None)
+    _run("decode", planes, table, Decoder(w1, b1, w2, b2), points.shape[:2], points=points, sigma=sigma,
+         rgb=rgb if colors else None)
     return rgb, sigma
 
 
-def _decode_backward_on_cpu(planes, table, w1, b1, w2, b2, points, colors, d_rgb, d_sigma):
+def _decode_backward(planes, table, w1, b1, w2, b2, points, colors, d_rgb, d_sigma):
     decoder = Decoder(w1, b1, w2, b2)
     d_planes, d_decoder = _zeros(planes, decoder)
-    _run_on_cpu("decode_backward", planes, table, decoder, points.shape[:2], points=points, rgb=d_rgb if colors else None,
-                d_rgb=d_rgb, d_sigma=d_sigma, d_planes=d_planes, **d_decoder)
+    _run("decode_backward", planes, table, decoder, points.shape[:2], points=points, rgb=d_rgb if colors else None,
+         d_rgb=d_rgb, d_sigma=d_sigma, d_planes=d_planes, **d_decoder)
     return d_planes, *d_decoder.values()
 
 
-def _render_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, uniform, fine_noise, white_back):
+def _render(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, uniform, fine_noise, white_back):
     results = _new_rays(depths, noise, uniform)
     rgb, distance, weight, all_depths, all_noise = results
     coarse = depths.shape[2]
-    _run_on_cpu(
+    _run(
         "render", planes, table, Decoder(w1, b1, w2, b2), origins.shape[:2], origins=origins, directions=directions,
         depths=depths, noise=noise, uniform=uniform, fine_noise=fine_noise, rgb=rgb, distance=distance, weight=weight,
         all_depths=all_depths, all_noise=None if noise is None else all_noise,
@@ -222,11 +240,11 @@ def _render_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, depths, n
     return results
 
 
-def _render_backward_on_cpu(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, white_back, d_rgb, d_distance,
+def _render_backward(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, white_back, d_rgb, d_distance,
                             d_weight):
     decoder = Decoder(w1, b1, w2, b2)
     d_planes, d_decoder = _zeros(planes, decoder)
-    _run_on_cpu(
+    _run(
         "render_backward", planes, table, decoder, origins.shape[:2], origins=origins, directions=directions,
         all_depths=depths, all_noise=noise if noise.shape[2] else None, d_rgb=d_rgb, d_distance=d_distance, d_weight=d_weight,
         d_planes=d_planes, numbers=dict(coarse=depths.shape[2], fine=0, white_back=white_back), **d_decoder)
@@ -260,11 +278,12 @@ def _no_second_derivative(ctx, *_):
     raise NotImplementedError("fused rendering has one derivative; the rendering option impl='ref' has them all")
 
 
-for _name, _on_cpu, _fake, _derivative, _keep in (
-        ("decode_points", _decode_on_cpu, lambda *call: _new_samples(*call[6:]), _points_derivative, _keep_points),
-        ("decode_points_backward", _decode_backward_on_cpu, _fake_gradients, _no_second_derivative, None),
-        ("render_rays", _render_on_cpu, lambda *call: _new_rays(*call[8:11]), _rays_derivative, _keep_rays),
-        ("render_rays_backward", _render_backward_on_cpu, _fake_gradients, _no_second_derivative, None)):
-    _library.impl(_name, _on_cpu, "CPU")
+for _name, _kernel, _fake, _derivative, _keep in (
+        ("decode_points", _decode, lambda *call: _new_samples(*call[6:]), _points_derivative, _keep_points),
+        ("decode_points_backward", _decode_backward, _fake_gradients, _no_second_derivative, None),
+        ("render_rays", _render, lambda *call: _new_rays(*call[8:11]), _rays_derivative, _keep_rays),
+        ("render_rays_backward", _render_backward, _fake_gradients, _no_second_derivative, None)):
+    _library.impl(_name, _kernel, "CPU")
+    _library.impl(_name, _kernel, "CUDA")
     torch.library.register_fake(f"eg3d::{_name}", _fake, lib=_library)
     torch.library.register_autograd(f"eg3d::{_name}", _derivative, setup_context=_keep, lib=_library)

@@ -13,8 +13,8 @@ ray. What the renderer does is told by `rendering_options`, a mapping:
     density_noise                 standard deviation added to densities (default 0)
     depth_limits                  depth ends at the nearest and furthest sample of the whole 'call' (default, official), or of
                                   each 'sample' of the batch, so that it does not depend on its neighbours
-    impl                          'cpu' for the fused kernels (fused.py), 'ref' for plain PyTorch, 'auto' (default) for the kernels
-                                  where they suit
+    impl                          'cpu' for the fused kernels (fused.py), 'ref' for plain PyTorch, 'auto' (default) for the
+                                  kernels where they suit
     colors                        False leaves them out where points are asked for (default True)
     ray_chunk                     rays that the reference renders at a time, which bounds memory and changes nothing else
                                   (default: all)
@@ -226,7 +226,7 @@ class ImportanceRenderer(torch.nn.Module):
         if (start == "auto") != (end == "auto"):
             raise ValueError(f"ray_start={start}, ray_end={end}: 'auto' goes with 'auto'")
         if start != "auto":
-            return Limits(*[torch.full((1, 1, 1, 1), float(x), dtype=origins.dtype, device=origins.device) for x in (start, end)])
+            return Limits(*[origins.new_full((1, 1, 1, 1), float(x)) for x in (start, end)])
         near, far = math_utils.get_ray_limits_box(origins, directions, options["box_warp"])
         hit = far > near
         if hit.any():
