@@ -1,4 +1,6 @@
-"""Seconds, memory and errors of ffhq512-128: a frame and its parts, a film, shapes. As the original, in this project's code: plain PyTorch without kernels of our own, NCHW, everything anew for every picture
+"""Seconds, memory and errors of ffhq512-128: a frame and its parts, a film, shapes. As the original works, and here.
+
+As the original, in this project's code: plain PyTorch without kernels of our own, NCHW, everything anew for every picture
 (mapping, backbone, all rays at once with samples sorted and gathered, super-resolution), one picture at a time; for a shape a
 million points at a time, each million with a mapping and a backbone of its own. Here: eg3d.session, as the commands use it.
 Both get the same draws. Errors are the largest difference of a picture in [-1, 1] (of planes and of densities: of their
