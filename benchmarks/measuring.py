@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import os
 import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple
+from unittest import mock
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout that this file lies in
 
 from dnnlib import EasyDict
+from training import networks_stylegan2
 from training.dual_discriminator import DualDiscriminator
 from training.triplane import TriPlaneGenerator
+from training.volumetric_rendering import renderer
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -46,6 +51,17 @@ def official_discriminator() -> DualDiscriminator:
     """Its discriminator."""
     D = DualDiscriminator(c_dim=25, img_resolution=512, img_channels=3, num_fp16_res=4, conv_clamp=256, **WIDTH)
     return D.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def plain(dtype=torch.float32):
+    """The original's way in this project's code: no kernels of our own, NCHW; in float64 with float32's draws."""
+    draw = renderer._draw
+    precision = lambda block, device, force_fp32: (dtype, torch.contiguous_format)  # noqa: E731
+    same_draws = lambda sampler, shape, like, *more: draw(sampler, shape, like.float(), *more).to(like)  # noqa: E731
+    with (mock.patch.dict(os.environ, EG3D_PLUGINS="off"), mock.patch.object(networks_stylegan2, "_precision", precision),
+          mock.patch.object(renderer, "_draw", same_draws)):
+        yield
 
 
 class Run(NamedTuple):

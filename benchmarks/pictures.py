@@ -7,37 +7,21 @@ Both get the same draws. Errors are the largest difference of a picture in [-1, 
 largest number) from the original's way in float64, or, for films and shapes, from the original's way.
 """
 
-import contextlib
 import copy
-import os
 import tempfile
 from pathlib import Path
-from unittest import mock
 
 import click
 import torch
-from measuring import compare, machine, official_generator
+from measuring import compare, machine, official_generator, plain
 
 from eg3d import cameras, encoding, generator, sampling, shapes, video
 from eg3d.session import Session
 from torch_utils import images
-from training import networks_stylegan2
-from training.volumetric_rendering import renderer
 
 POINTS_OF_A_CHUNK = 1_000_000
 SEED = 0
 FRAMES, CELLS = 12, 4  # of a film
-
-
-@contextlib.contextmanager
-def plain(dtype=torch.float32):
-    """No kernels of our own, NCHW; in float64 with float32's draws."""
-    draw = renderer._draw
-    precision = lambda block, device, force_fp32: (dtype, torch.contiguous_format)  # noqa: E731
-    same_draws = lambda sampler, shape, like, *more: draw(sampler, shape, like.float(), *more).to(like)  # noqa: E731
-    with (mock.patch.dict(os.environ, EG3D_PLUGINS="off"), mock.patch.object(networks_stylegan2, "_precision", precision),
-          mock.patch.object(renderer, "_draw", same_draws)):
-        yield
 
 
 class Original:

@@ -123,8 +123,11 @@ def _write_results(fit, scene, level: float, folder: Path) -> None:
     with written_beside(folder / "field.safetensors") as temporary:
         save_file({key: tensor.cpu().contiguous() for key, tensor in fit.fitted.state_dict().items()}, temporary,
                   metadata=dict(representation=fit.kind, box=str(scene.box)))
+    names = ["film.mp4", "views.png", "field.safetensors", "fit.json"]
     try:
         shapes.save(fit.fitted, folder / "shape.ply", SHAPE_RESOLUTION, level, part="largest")
+        names.insert(2, "shape.ply")
     except shapes.NoSurface as error:
+        (folder / "shape.ply").unlink(missing_ok=True)  # an earlier run's
         click.echo(f"Note: {error}", err=True)
-    click.echo(f"{folder}{os.sep}: film.mp4, views.png, shape.ply, field.safetensors, fit.json")
+    click.echo(f"{folder}{os.sep}: {', '.join(names)}")

@@ -188,7 +188,8 @@ def run(command: click.Command) -> None:
     except ValueError as error:  # a CheckpointError is one
         message = str(error)
     except (KeyboardInterrupt, click.Abort) as error:
-        click.echo(f"Interrupted: {str(error) or 'nothing half-written was left.'}", err=True)
+        told = str(error) or str(error.__cause__ or "")  # click's Abort comes from what was raised
+        click.echo(f"Interrupted: {told or 'nothing half-written was left.'}", err=True)
         sys.exit(INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         from torch_utils.misc import is_out_of_memory

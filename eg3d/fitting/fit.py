@@ -30,6 +30,7 @@ LOOKS = 12  # times that the error on held-out views is measured on the way
 LOOKED_AT = 2048  # of their pixels, to be quick
 WARM_UP, LAST_RATE = 0.02, 0.05  # of the schedule: its first share, and the learning rate's at the end
 RAYS_AT_ONCE = 8192  # when a picture is rendered
+POINTS_AT_ONCE = 1 << 16
 BACKGROUND_RATE = 1e-2
 
 
@@ -76,12 +77,16 @@ class Fitted(torch.nn.Module):
     @torch.inference_mode()
     def density(self, points: Tensor) -> Tensor:
         """Densities [M] at world points [M, 3], before the marcher's softplus."""
-        return torch.cat([self.field(some[None])["sigma"][0, :, 0] for some in points.split(1 << 16)])
+        return self._at(points, lambda out: out["sigma"][0, :, 0])
 
     @torch.inference_mode()
     def colors(self, points: Tensor) -> Tensor:
         """Colours [M, 3] in [-1, 1]."""
-        return torch.cat([self.field(some[None])["rgb"][0] * 2 - 1 for some in points.split(1 << 16)])
+        return self._at(points, lambda out: out["rgb"][0] * 2 - 1)
+
+    def _at(self, points: Tensor, chosen: Callable[[Dict[str, Tensor]], Tensor]) -> Tensor:
+        device = self.background.device
+        return torch.cat([chosen(self.field(some[None].to(device))) for some in points.split(POINTS_AT_ONCE)])
 
 
 @dataclasses.dataclass

@@ -73,7 +73,7 @@ def opened(scene: str, count: int, resolution: int) -> Scene:
     if match is not None:
         return _head(int(match[1]), count, resolution)
     if scene.startswith("heads:"):
-        raise ValueError(f"--scene={scene}: write it like heads:0, with a whole number")
+        raise ValueError(f"--scene={scene}: write it like heads:0, with a whole number below a thousand million")
     path = os.path.expanduser(scene)
     if os.path.basename(path) == "transforms.json":
         if not os.path.isfile(path):

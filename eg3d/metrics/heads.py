@@ -83,6 +83,9 @@ def frechet(work: Work, detector: None, count: int, full: bool) -> Results:
     ones, and of their mean picture."""
     network = _regressor(work)
     items = chosen_items(len(work.dataset), count)
+    if len(items) < 2:
+        raise ValueError("heads_frechet compares two halves of the real pictures: it needs two pictures at least, of the data "
+                         "set and of the metric's number")
     real = work.reals(items)
 
     def described(make: Callable[[int, int], Tensor]) -> Callable[[int, int], Tensor]:

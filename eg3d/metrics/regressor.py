@@ -38,6 +38,7 @@ DISTANCE, SCALE = 2.7, 0.2  # depth is told as (depth - DISTANCE) / SCALE
 LEAST = 16  # pixels of a head, or there is none
 HELD_OUT = 10  # every tenth picture is not learnt from
 BATCH, RATE = 64, 2e-3
+FEWEST_STEPS = 40  # of which the first twentieth warms up
 # Cameras that look at a pivot before the origin show a turned head beside the picture's middle. A network that may look at
 # the place learns that alone, and would believe a head that moves without turning: so it learns from moved pictures.
 MOST_MOVED = 6  # pixels of the depth, each way
@@ -190,7 +191,7 @@ def train(truth: Truth, kimg: float, seed: int, progress: bool = False) -> Regre
         network = Regressor()
     learnt = torch.arange(len(truth.pictures))
     learnt = learnt[learnt % HELD_OUT != 0]
-    steps = max(round(kimg * 1000 / BATCH), 1)
+    steps = max(round(kimg * 1000 / BATCH), FEWEST_STEPS)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.05)
     for _ in tqdm.trange(steps, unit="batch", disable=None if progress else True):

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import click
 import heads_on_balls
 import numpy as np
 import PIL.Image
@@ -16,6 +17,7 @@ import pytest
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from eg3d.cli import dataset as command
+from eg3d.cli import options
 from eg3d.scenes.heads import collection, looks, studio
 from eg3d.scenes.heads import hair as hairs
 from training.dataset import ImageFolderDataset
@@ -230,6 +232,38 @@ def test_same_bytes(on_balls, tmp_path):
     assert (tmp_path / "one.zip").read_bytes() != (tmp_path / "three.zip").read_bytes()
 
 
+def test_a_folder_with_a_slash(on_balls, tmp_path, monkeypatch):
+    """What is unfinished lies beside the folder; the command itself says so, also while it packs."""
+    dest, add = f"{tmp_path}/heads/", collection._files
+    monkeypatch.setattr(collection, "_files", lambda kept, index, truth: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt, match="heads.unfinished keeps what is rendered"):
+        make(dest)
+    assert [path.name for path in tmp_path.iterdir()] == ["heads.unfinished"]
+    monkeypatch.setattr(collection, "_files", add)
+    make(dest)
+    assert [path.name for path in tmp_path.iterdir()] == ["heads"]
+
+
+def test_an_interruption_tells_what_is_kept(capsys):
+    """click turns an interruption into one without words."""
+    @click.command()
+    def stops():
+        raise KeyboardInterrupt("x.unfinished keeps what is rendered")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(sys, "argv", ["stops"])
+        options.run(stops)
+    assert capsys.readouterr().err.strip().endswith("Interrupted: x.unfinished keeps what is rendered")
+
+
+def test_a_damaged_plan(on_balls, tmp_path):
+    (tmp_path / "heads.zip.unfinished").mkdir()
+    for text in ("{", "[1]"):
+        (tmp_path / "heads.zip.unfinished" / collection.PLAN).write_text(text)
+        with pytest.raises(ValueError, match="is damaged: delete the folder .*heads.zip.unfinished"):
+            make(tmp_path / "heads.zip")
+
+
 def test_goes_on_only_with_the_same(on_balls, tmp_path):
     """What another seed or size left is neither mixed in nor deleted."""
     dest = tmp_path / "heads.zip"
@@ -243,6 +277,7 @@ def test_goes_on_only_with_the_same(on_balls, tmp_path):
 FULL_DISK = """
 import resource, sys
 sys.path[:0] = [{tests!r}, {root!r}]
+import click
 import heads_on_balls
 from eg3d.cli import options
 from eg3d.cli.dataset import dataset
@@ -307,7 +342,7 @@ def test_missing_package(tmp_path):
     """One line that names the package and how to install it."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    (hidden / "anny.py").write_text("raise ImportError('not here', name='anny')")
+    (hidden / "anny.py").write_text("raise ModuleNotFoundError('not here', name='anny')")
     done = run("--source=heads", f"--dest={tmp_path / 'x.zip'}", "--count=2", PYTHONPATH=f"{hidden}:{ROOT}")
     refused(done, "heads need the package anny: pip install")
     assert not (tmp_path / "x.zip.unfinished").exists()

@@ -5,17 +5,16 @@ project's own bindings and builder make plugins of them. That shows their arithm
 or what only a GPU does. On a GPU (-m gpu) the real plugins go through the same table.
 """
 
-import functools
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from emulation import cuda_headers, needs_gpu, needs_nvcc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,15 +32,6 @@ OPS = Path(bias_act.__file__).parent
 ROUNDING = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = pytest.mark.parametrize("dtype", ROUNDING, ids=lambda dtype: str(dtype).split(".")[-1])
 ACTIVATIONS = pytest.mark.parametrize("act", bias_act.activation_funcs)
-
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc: CUDA's headers and compiler are needed")
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-
-
-@functools.cache
-def cuda_headers():
-    said = subprocess.run(["nvcc", "--dryrun", "-E", "-x", "cu", "/dev/null"], capture_output=True, text=True).stderr
-    return str(Path(re.search(r"TOP=(.+)", said)[1].strip(), "include").resolve())
 
 
 @pytest.fixture(scope="session")

@@ -237,6 +237,16 @@ def test_what_does_not_suit(change, words, monkeypatch):
         scene.render("cpu")
 
 
+def test_a_first_pass_too_small_for_a_second(monkeypatch):
+    calls, scene = count_calls(monkeypatch), Scene()
+    scene.render("auto", depth_resolution=3)
+    assert calls == []
+    with pytest.raises(ValueError, match="depth_resolution=3: impl='cpu' needs 4 samples.*impl='ref'"):
+        scene.render("cpu", depth_resolution=3)
+    scene.render("cpu", depth_resolution=3, depth_resolution_importance=0)
+    assert len(calls) == 1
+
+
 def test_decoder_layers_are_those_that_count():
     """Learning rate multipliers belong to the weights."""
     decoder = OSGDecoder(32, dict(decoder_lr_mul=0.5, decoder_output_dim=32))

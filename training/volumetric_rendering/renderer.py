@@ -13,8 +13,8 @@ ray. What the renderer does is told by `rendering_options`, a mapping:
     density_noise                 standard deviation added to densities (default 0)
     depth_limits                  depth ends at the nearest and furthest sample of the whole 'call' (default, official), or of
                                   each 'sample' of the batch, so that it does not depend on its neighbours
-    impl                          'cpu' for the fused kernels (fused.py), 'ref' for plain PyTorch, 'auto' (default) for the
-                                  kernels where they suit
+    impl                          'cpu' or 'cuda' for the fused kernels (fused.py), 'ref' for plain PyTorch, 'auto' (default)
+                                  for the kernels where they suit
     colors                        False leaves them out where points are asked for (default True)
     ray_chunk                     rays that the reference renders at a time, which bounds memory and changes nothing else
                                   (default: all)
@@ -196,10 +196,14 @@ class ImportanceRenderer(torch.nn.Module):
         return rgb, depth, weight
 
     def _impl(self, planes, decoder, options, *places) -> str:
-        """Who computes. A renderer with a decode of its own has no kernels."""
-        impl = options.get("impl", "auto")
-        if impl == "auto" and type(self).decode is not ImportanceRenderer.decode:
+        """Who computes. A renderer with a decode of its own has no kernels, nor has a second pass after too small a first."""
+        impl, own = options.get("impl", "auto"), type(self).decode is not ImportanceRenderer.decode
+        small = options.get("depth_resolution_importance", 0) > 0 and options["depth_resolution"] < fused.FEWEST_COARSE
+        if impl == "auto" and (own or small):
             return "ref"
+        if small and impl != "ref":
+            raise ValueError(f"rendering option depth_resolution={options['depth_resolution']}: impl={impl!r} needs "
+                             f"{fused.FEWEST_COARSE} samples for a second pass to follow; impl='ref' renders this")
         return fused.choose(impl, planes, decoder, *places)
 
     def _render_fused(self, planes, decoder, origins, directions, limits, draws, options) -> fused.Rendered:

