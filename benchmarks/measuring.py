@@ -85,19 +85,19 @@ def compare(title: str, ways: Dict[str, Callable[[], object]], rounds: int, devi
             error: Callable[[object, object], str], truth: object = None) -> None:
     """Prints a table; the first way is what the others are compared with. Each is run once before it counts.
 
-    Errors are those of results from `truth`, or from the first way's.
+    With 0 rounds that run counts. Errors are those of results from `truth`, or from the first way's.
     """
-    first = {name: measure(way, device).result for name, way in ways.items()}
-    truth = next(iter(first.values())) if truth is None else truth
-    errors = {name: error(truth, result) for name, result in first.items()}
+    first = {name: measure(way, device) for name, way in ways.items()}
+    truth = next(iter(first.values())).result if truth is None else truth
+    errors = {name: error(truth, run.result) for name, run in first.items()}
+    runs: Dict[str, List[Run]] = {name: [run._replace(result=None)] if rounds == 0 else [] for name, run in first.items()}
     del first
-    runs: Dict[str, List[Run]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             runs[name].append(measure(way, device)._replace(result=None))
     medians = {name: statistics.median(run.seconds for run in some) for name, some in runs.items()}
     base = next(iter(medians.values()))
-    print(f"\n### {title}\n\n| way | seconds (median of {rounds}) | spread | times faster | peak memory, MB | error |")
+    print(f"\n### {title}\n\n| way | seconds (median of {max(rounds, 1)}) | spread | times faster | peak memory, MB | error |")
     print("|---|---|---|---|---|---|")
     for name, some in runs.items():
         peak = statistics.median(run.peak for run in some)
