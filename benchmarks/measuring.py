@@ -56,11 +56,12 @@ def official_discriminator() -> DualDiscriminator:
 @contextlib.contextmanager
 def plain(dtype=torch.float32):
     """The original's way in this project's code: no kernels of our own, NCHW; in float64 with float32's draws."""
-    draw = renderer._draw
+    draw, convolve = renderer._draw, networks_stylegan2.modulated_conv2d
     precision = lambda block, device, force_fp32: (dtype, torch.contiguous_format)  # noqa: E731
     same_draws = lambda sampler, shape, like, *more: draw(sampler, shape, like.float(), *more).to(like)  # noqa: E731
     with (mock.patch.dict(os.environ, EG3D_PLUGINS="off"), mock.patch.object(networks_stylegan2, "_precision", precision),
-          mock.patch.object(renderer, "_draw", same_draws)):
+          mock.patch.object(networks_stylegan2, "modulated_conv2d", lambda styles, weight, **more: convolve(
+              styles=styles.to(weight), weight=weight, **more)), mock.patch.object(renderer, "_draw", same_draws)):
         yield
 
 
