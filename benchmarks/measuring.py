@@ -19,6 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout that this file lies in
 
 from dnnlib import EasyDict
+from dnnlib.util import keep_freed_memory
 from training import networks_stylegan2
 from training.dual_discriminator import DualDiscriminator
 from training.triplane import TriPlaneGenerator
@@ -59,10 +60,12 @@ def plain(dtype=torch.float32):
     draw, convolve = renderer._draw, networks_stylegan2.modulated_conv2d
     precision = lambda block, device, force_fp32: (dtype, torch.contiguous_format)  # noqa: E731
     same_draws = lambda sampler, shape, like, *more: draw(sampler, shape, like.float(), *more).to(like)  # noqa: E731
+    keep_freed_memory(False)
     with (mock.patch.dict(os.environ, EG3D_PLUGINS="off"), mock.patch.object(networks_stylegan2, "_precision", precision),
           mock.patch.object(networks_stylegan2, "modulated_conv2d", lambda styles, weight, **more: convolve(
               styles=styles.to(weight), weight=weight, **more)), mock.patch.object(renderer, "_draw", same_draws)):
         yield
+    keep_freed_memory()
 
 
 class Run(NamedTuple):
@@ -71,9 +74,11 @@ class Run(NamedTuple):
     result: object
 
 
-def measure(way: Callable[[], object], device: torch.device) -> Run:
-    """Runs once. Peak memory is the device's, or on a Linux CPU the process's own."""
-    _rest()
+def measure(way: Callable[[], object], device: torch.device, afresh: bool = True) -> Run:
+    """Runs once. Peak memory is the device's, or on a Linux CPU the process's own: what it adds if it is run `afresh`, when
+    memory kept from before is given back first."""
+    if afresh:
+        _rest()
     before = _start(device)
     began = time.perf_counter()
     result = way()
@@ -84,27 +89,27 @@ def measure(way: Callable[[], object], device: torch.device) -> Run:
 
 def compare(title: str, ways: Dict[str, Callable[[], object]], rounds: int, device: torch.device,
             error: Callable[[object, object], str], truth: object = None) -> None:
-    """Prints a table; the first way is what the others are compared with. Each is run once before it counts.
+    """Prints a table; the first way is what the others are compared with. Each is run once before, for its peak memory.
 
     With 0 rounds that run counts. Errors are those of results from `truth`, or from the first way's.
     """
     first = {name: measure(way, device) for name, way in ways.items()}
     truth = next(iter(first.values())).result if truth is None else truth
     errors = {name: error(truth, run.result) for name, run in first.items()}
+    peaks = {name: run.peak for name, run in first.items()}
     runs: Dict[str, List[Run]] = {name: [run._replace(result=None)] if rounds == 0 else [] for name, run in first.items()}
     del first
     for _ in range(rounds):
         for name, way in ways.items():
-            runs[name].append(measure(way, device)._replace(result=None))
+            runs[name].append(measure(way, device, afresh=False)._replace(result=None))
     medians = {name: statistics.median(run.seconds for run in some) for name, some in runs.items()}
     base = next(iter(medians.values()))
     print(f"\n### {title}\n\n| way | seconds (median of {max(rounds, 1)}) | spread | times faster | peak memory, MB | error |")
     print("|---|---|---|---|---|---|")
     for name, some in runs.items():
-        peak = statistics.median(run.peak for run in some)
         spread = f"{min(run.seconds for run in some):.2f} to {max(run.seconds for run in some):.2f}"
-        print(f"| {name} | {medians[name]:.2f} | {spread} | {base / medians[name]:.2f} | {peak / 1e6:.0f} | {errors[name]} |",
-              flush=True)
+        cells = (f"{medians[name]:.2f}", spread, f"{base / medians[name]:.2f}", f"{peaks[name] / 1e6:.0f}", errors[name])
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def machine(device: torch.device) -> str:

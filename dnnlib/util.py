@@ -6,6 +6,7 @@ The names are those that EG3D checkpoints and their embedded sources expect; the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import http.client
@@ -288,3 +289,23 @@ class Logger:
             if error is not None:
                 self._file.write(f"{kind.__name__}: {error}\n")
             self._file.close()
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+MALLOC_OPTIONS = {  # of glibc's mallopt: number -> where freed memory is kept, and by default
+    -4: (0, 65536),  # M_MMAP_MAX: arrays that get pages of their own
+    -1: (2**31 - 1, 128 << 10),  # M_TRIM_THRESHOLD: free bytes at the end before the system gets them back
+    -2: (64 << 20, 128 << 10),  # M_TOP_PAD: bytes to ask for in advance
+}
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Lets this process keep freed memory for its next arrays, up to 2 GB, instead of returning it to the system.
+
+    The system clears every page that it gives out: for the arrays of a picture of 512x512 that takes a quarter of the time.
+    With glibc only; elsewhere nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for number, values in MALLOC_OPTIONS.items() if mallopt else ():
+        mallopt(number, values[0 if keep else 1])

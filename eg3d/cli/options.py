@@ -14,6 +14,8 @@ from typing import Callable, List, Optional, Tuple
 
 import click
 
+from dnnlib.util import keep_freed_memory
+
 LONGEST_MESSAGE = 600  # characters
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130
@@ -177,6 +179,7 @@ def run(command: click.Command) -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # which is nohup's
             signal.signal(number, signal.default_int_handler)
+    keep_freed_memory()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

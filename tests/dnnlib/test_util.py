@@ -583,3 +583,15 @@ def test_logger(tmp_path, capsys):
     print("four")
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\nValueError: three\n"
     assert capsys.readouterr() == ("one\nfour\n", "two\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_is_kept():
+    """In a process of its own: after 200 MB are freed, they are still there, or are not."""
+    script = ("import numpy, sys; from dnnlib.util import keep_freed_memory; keep_freed_memory(sys.argv[1] == 'keep')\n"
+              "for _ in range(2): numpy.ones(25_000_000)\n"
+              "print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')))")
+    kept, returned = [
+        int(subprocess.run([sys.executable, "-c", script, how], cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+        for how in ("keep", "return")]
+    assert kept - returned > 150_000  # KB
