@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dnnlib.util import cache_dir
 
-HEADERS = {".h", ".cuh"}
+HEADERS, SHARED = {".h", ".cuh"}, Path(__file__).parent / "ops"
 CPP_FLAGS, CUDA_FLAGS = ["-O3"], ["-O3"]
 LIBRARY_FLAGS = ["-Wno-psabi", *(["-fopenmp"] if sys.platform == "linux" else [])]  # elsewhere compilers want other words
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,7 +52,7 @@ class PluginError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plugin:
-    """An extension module made of source files in one folder; the headers beside them belong to it.
+    """An extension module made of source files in one folder; the headers beside them, and those in SHARED, belong to it.
 
     A `library` is not a module but plain C functions, to be called by ctypes.
     """
@@ -72,7 +72,8 @@ class Plugin:
 
     def folder(self) -> Path:
         """Where it is kept: one folder for whatever may change what a compiler makes of it."""
-        texts = sorted({*self.sources, *(path for path in self.sources[0].parent.iterdir() if path.suffix in HEADERS)})
+        headers = (path for folder in (self.sources[0].parent, SHARED) for path in folder.iterdir() if path.suffix in HEADERS)
+        texts = sorted({*self.sources, *headers})
         key = {
             "sources": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts},
             "flags": [self.cpp_flags, CUDA_FLAGS],

@@ -102,9 +102,7 @@ def _write_results(fit, scene, level: float, folder: Path) -> None:
     """Film, views, shape and weights of a fit."""
     import numpy as np
     import tqdm
-    from safetensors.torch import save_file
 
-    from dnnlib.util import written_beside
     from eg3d import encoding, shapes
     from torch_utils import images
 
@@ -120,9 +118,7 @@ def _write_results(fit, scene, level: float, folder: Path) -> None:
     truth = (scene.pictures[held].numpy() * 255 + 0.5).astype(np.uint8)
     rows = [np.concatenate(list(row), axis=1) for row in (truth, [picture(scene.labels[index]) for index in held])]
     images.save_png(np.concatenate(rows), folder / "views.png")
-    with written_beside(folder / "field.safetensors") as temporary:
-        save_file({key: tensor.cpu().contiguous() for key, tensor in fit.fitted.state_dict().items()}, temporary,
-                  metadata=dict(representation=fit.kind, box=str(scene.box)))
+    fit.fitted.save(folder / "field.safetensors")
     names = ["film.mp4", "views.png", "field.safetensors", "fit.json"]
     try:
         shapes.save(fit.fitted, folder / "shape.ply", SHAPE_RESOLUTION, level, part="largest")

@@ -9,17 +9,22 @@ Notation: M rays, V views of R x R pixels.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import math
+import os
 import time
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import skimage.metrics
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eg3d.fitting.fields import KINDS, Field, FieldRenderer
+from dnnlib.util import written_beside
+from eg3d.fitting.fields import KINDS, FieldRenderer
 from eg3d.fitting.views import Scene
 from training.labels import unpack
 from training.volumetric_rendering.ray_sampler import RaySampler
@@ -46,15 +51,23 @@ class Moment:
 class Fitted(torch.nn.Module):
     """A field with what is behind it: renders pictures, and is a session for eg3d.shapes (box, density, colors)."""
 
-    def __init__(self, field: Field, scene: Scene):
+    def __init__(self, kind: str, box: float, ray_start: float, ray_end: float, background: Optional[Tensor] = None):
+        """A new field of a `kind`; `background` is a colour [3] between 0 and 1, else grey."""
         super().__init__()
-        self.field = field
-        corners = scene.pictures[scene.fitted()][:, [0, 0], [0, -1]].reshape(-1, 3)
-        self.background = torch.nn.Parameter(torch.logit(corners.median(dim=0).values.clamp(0.02, 0.98)))
-        self.box = scene.box
+        self.kind, self.box = kind, box
+        self.field = KINDS[kind](box)
+        self.background = torch.nn.Parameter(torch.zeros(3) if background is None else torch.logit(background))
         self.renderer = FieldRenderer()
-        self.options = dict(ray_start=scene.ray_start, ray_end=scene.ray_end, box_warp=scene.box, clamp_mode="softplus",
+        self.options = dict(ray_start=ray_start, ray_end=ray_end, box_warp=box, clamp_mode="softplus",
                             disparity_space_sampling=False)
+
+    def save(self, path: os.PathLike) -> None:
+        """Writes what `load` reads: parameters, and what the field is in the file's metadata."""
+        about = dict(representation=self.kind, box=self.box,
+                     ray_start=self.options["ray_start"], ray_end=self.options["ray_end"])
+        with written_beside(path) as temporary:
+            save_file({key: tensor.cpu().contiguous() for key, tensor in self.state_dict().items()}, temporary,
+                      metadata={key: str(value) for key, value in about.items()})
 
     def rays(self, origins: Tensor, directions: Tensor, samples: int,
              generator: Optional[torch.Generator] = None) -> Dict[str, Tensor]:
@@ -89,6 +102,21 @@ class Fitted(torch.nn.Module):
         return torch.cat([chosen(self.field(some[None].to(device))) for some in points.split(POINTS_AT_ONCE)])
 
 
+def load(path: Union[str, os.PathLike], device: str = "cpu") -> Fitted:
+    """A field that was saved. Raises OSError where there is no file, ValueError where it is no such file."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(errno.ENOENT, "no such file", os.fspath(path))
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+        state = load_file(path)
+        fitted = Fitted(about.pop("representation"), **{key: float(value) for key, value in about.items()})
+        fitted.load_state_dict(state)
+    except (SafetensorError, AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}: no field that eg3d fit-scene wrote") from error
+    return fitted.to(device)
+
+
 @dataclasses.dataclass
 class Fit:
     """What a fit came to."""
@@ -118,7 +146,7 @@ def fit(scene: Scene, kind: str, seconds: float, steps: Optional[int], seed: int
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    fitted = Fitted(KINDS[kind](scene.box), scene).to(device)
+    fitted = Fitted(kind, scene.box, scene.ray_start, scene.ray_end, scene.backdrop().clamp(0.02, 0.98)).to(device)
     fitted.field.grow(0.0)
     optimizer, base = _optimizer(fitted)
     origins, directions, colours = _all_rays(scene, scene.fitted(), device)

@@ -53,6 +53,10 @@ class Scene:
         held = set(self.held_out().tolist())
         return torch.tensor([index for index in range(len(self.pictures)) if index not in held])
 
+    def backdrop(self) -> Tensor:
+        """The colour [3] of the corners of views that are fitted."""
+        return self.pictures[self.fitted()][:, [0, 0], [0, -1]].reshape(-1, 3).median(dim=0).values
+
     def path(self, frames: int) -> Tensor:
         """Labels [frames, 25] of a film, as high as the middle view: to and fro over the views' width, or around."""
         places = self.labels[:, [3, 7, 11]]

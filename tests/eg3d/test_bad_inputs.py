@@ -77,6 +77,7 @@ CHOICES = {
     "--cfg": ("cats", "", "FFHQ2", "ffhq,afhq"), "--image_mode": ("depth", "", "IMAGE", "image_depth "),
     "--depth-colors": ("gray", "", "Viridis"), "--shape-format": (".stl", "ply", ".PLY", ""), "--shape-part": ("some", ""),
     "--shapes": ("maybe", "2"), "--interpolate": ("perhaps", "-1"), "--reload_modules": ("2", "None"),
+    "--precision": ("half", "", "TF32", "16"),
     "--trust": ("1", "", "no")}
 SEEDS = ("", " ", "a", "-1", "3-1", "1,,2", ",", "1,", "4294967296", "0-4294967296", "0-2000000", "1.5", "0x10", "٣", "1-2-3",
          "1e3", "0;1", "99999999999", "9" * 5000, "0-", "seed0000", "1\n2", "0\0")
@@ -301,7 +302,8 @@ def make_working_folder(folder):
 
 COMMON = [
     *wrong_values(["--seeds", "--trunc", "--trunc-cutoff", "--shape-res", "--shape-format", "--shape-level", "--shape-part",
-                   "--shapes", "--reload_modules", "--trust"]),
+                   "--shapes", "--reload_modules", "--precision", "--trust"]),
+    Fault({"--device": "cpu", "--precision": "tf32"}, late=True),
     *(Fault({"--device": device}, late=True) for device in DEVICES), *unknown(),
     Fault({"--trust": True, "--reload_modules": True}), Fault({"--trust": True, "--reload_modules": "yes"})]
 

@@ -416,6 +416,7 @@ MISTAKES = {  # what is typed -> words of the message
     "--seeds=1,,2": "--seeds", "--seeds=4294967296": "below 4294967296", "--seeds=0-2000000": "a million",
     "--grid=2": "4x2", "--grid=0x1": "--grid", "--grid=65x1": "1 to 64", "--grid=2x2": "1 seeds do not fill a grid of 4",
     "--device=gpu": "choose auto, cpu, cuda or mps", "--device=cuda:99": "cuda:99 is not available",
+    "--device=cpu --precision=tf32": "--precision=tf32 is of CUDA cards", "--precision=half": "tf32",
     "--network=ffhq": "ffhq: no such file; known names: demo, tiny-random", "--network=.": "a folder",
     "--network=pyproject.toml": "pyproject.toml: not a pickle", "--network=http://localhost:x/y.pkl": "http://localhost:x/y.pkl",
     "--cfg=cats": "shapenet", "--image_mode=depth": "image_raw", "--w-frames=0": "--w-frames", "--trunc=high": "--trunc",

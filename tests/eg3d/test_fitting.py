@@ -129,7 +129,7 @@ def test_fields(kind):
 
 def test_background(one):
     """Where nothing is, rays show the background; where all is solid, the field's colour."""
-    fitted = fit.Fitted(fields.Triplane(1.0), one)
+    fitted = fit.Fitted("triplane", 1.0, one.ray_start, one.ray_end, one.backdrop())
 
     class Even(torch.nn.Module):
         density = -100.0
@@ -204,7 +204,7 @@ def test_grows(one):
 def test_depth_of_the_truth(one, monkeypatch):
     """A field that is the head's own ellipsoids has the depth that was traced, up to the edges, where samples are too few."""
     monkeypatch.setattr(fit, "VIEW_SAMPLES", 64)
-    fitted = fit.Fitted(fields.Triplane(1.0), one)
+    fitted = fit.Fitted("triplane", 1.0, one.ray_start, one.ray_end, one.backdrop())
 
     class Ellipsoids(fields.Field):
         def forward(self, points):
@@ -370,12 +370,34 @@ def test_writes_all(short, monkeypatch, capsys):
     assert len(mesh.faces) > 100 and np.asarray(mesh.visual.vertex_colors)[:, :3].std() > 1
     assert np.abs(mesh.vertices).max() < 1  # inside the box
     opened = views.opened("one.zip", 24, SIZE)
-    fitted = fit.Fitted(fields.Triplane(opened.box), opened)
-    fitted.load_state_dict(safetensors.torch.load_file(out / "field.safetensors"))
+    fitted = fit.load(out / "field.safetensors")
     below = np.asarray(PIL.Image.open(out / "views.png"))[SIZE:, :SIZE].astype(int)
     again = fitted.view(opened.labels[opened.held_out()[0]], SIZE)["colour"].clamp(0, 1).numpy() * 255
     assert np.abs(below - again).max() <= 0.5 + 255 * ROUNDING
     assert "PSNR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [
+    lambda state, about: about.update(representation="cube"), lambda state, about: about.pop("box"),
+    lambda state, about: about.update(box="wide"), lambda state, about: about.update(more="1"),
+    lambda state, about: about.clear(), lambda state, about: state.pop("background"),
+    lambda state, about: state.update(background=torch.zeros(4))])
+def test_other_files_are_no_fields(tmp_path, change):
+    path = tmp_path / "field.safetensors"
+    fit.Fitted("mlp", 1.0, 2.25, 3.3).save(path)
+    assert fit.load(path).kind == "mlp"
+    with safetensors.safe_open(path, "pt") as file:
+        about = file.metadata()
+    state = safetensors.torch.load_file(path)
+    change(state, about)
+    safetensors.torch.save_file(state, path, about)
+    with pytest.raises(ValueError, match="field.safetensors: no field that eg3d fit-scene wrote"):
+        fit.load(path)
+    path.write_text("text")
+    with pytest.raises(ValueError, match="no field"):
+        fit.load(path)
+    with pytest.raises(FileNotFoundError):
+        fit.load(tmp_path / "none.safetensors")
 
 
 def test_compares(short, monkeypatch, capsys):

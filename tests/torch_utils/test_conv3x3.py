@@ -1,4 +1,6 @@
-"""Winograd's convolution against PyTorch's in float64: values, first and second derivatives, odd sizes, instruction sets."""
+"""Winograd's convolutions against PyTorch's in float64: values, first and second derivatives, odd sizes, instruction sets."""
+
+import itertools
 
 import pytest
 import torch
@@ -32,6 +34,15 @@ def case(batch, channels_in, channels_out, height, width, seed=0):
     return x, w
 
 
+def up_case(batch, channels_in, channels_out, height, width):
+    x, w = case(batch, channels_in, channels_out, height, width)
+    return x, 1.5 * w.transpose(0, 1).contiguous()  # a result sums up 2.25 products a channel, not 9; some sum up 4
+
+
+def up(x, w):
+    return F.conv_transpose2d(x, w, stride=2)
+
+
 def close(found, expected):
     scale = max(1.0, expected.abs().max().item() / 4)  # 4: about the largest of these normal numbers
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=TOLERANCE * scale)
@@ -48,12 +59,25 @@ def test_values(sizes, variant):
     close(found, F.conv2d(x.double(), w.double(), padding=1))
 
 
+@pytest.mark.parametrize("sizes", [
+    (1, 16, 16, 8, 8), (2, 32, 48, 9, 11), (3, 48, 32, 3, 17), (1, 128, 64, 21, 10), (5, 16, 96, 13, 4), (1, 256, 128, 64, 64)],
+    ids=str)
+def test_up_values(sizes, variant):
+    x, w = up_case(*sizes)
+    found = conv3x3.up_conv3x3(x, w)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    close(found, up(x.double(), w.double()))
+
+
 def test_small_pictures():
     """Below the size from which it pays, and no pictures at all."""
     for sizes in ((2, 16, 16, 1, 1), (1, 16, 32, 3, 2), (1, 16, 16, 4, 5)):
         x, w = case(*sizes)
         close(conv3x3.conv3x3(x, w), F.conv2d(x.double(), w.double(), padding=1))
+        x, w = up_case(*sizes)
+        close(conv3x3.up_conv3x3(x, w), up(x.double(), w.double()))
     assert conv3x3.conv3x3(*case(0, 16, 32, 9, 9)).shape == (0, 32, 9, 9)
+    assert conv3x3.up_conv3x3(*up_case(0, 16, 32, 9, 9)).shape == (0, 32, 19, 19)
 
 
 def test_threads():
@@ -63,6 +87,7 @@ def test_threads():
         for threads in (1, 2, 5, 40):
             torch.set_num_threads(threads)
             close(conv3x3.conv3x3(x, w), F.conv2d(x.double(), w.double(), padding=1))
+            close(conv3x3.up_conv3x3(x, w.transpose(0, 1)), up(x.double(), w.transpose(0, 1).double()))
     finally:
         torch.set_num_threads(before)
 
@@ -75,20 +100,22 @@ def derivatives(convolve, x, w):
     return [*first, *second]
 
 
-def test_derivatives():
-    x, w = case(2, 32, 16, 9, 10)
-    expected = derivatives(lambda x, w: F.conv2d(x, w, padding=1), x.double(), w.double())
-    for found, one in zip(derivatives(conv3x3.conv3x3, x, w), expected):
+@pytest.mark.parametrize("ours, plain, make", [
+    (conv3x3.conv3x3, lambda x, w: F.conv2d(x, w, padding=1), case), (conv3x3.up_conv3x3, up, up_case)], ids=("same", "up"))
+def test_derivatives(ours, plain, make):
+    x, w = make(2, 32, 16, 9, 10)
+    for found, one in zip(derivatives(ours, x, w), derivatives(plain, x.double(), w.double())):
         close(found, one)
 
 
 def test_only_one_gradient():
     """As in the R1 penalty, which wants none of kernels, and with frozen pictures."""
     x, w = case(1, 16, 16, 8, 8)
-    for wanted in (x, w):
+    for wanted, (ours, plain) in itertools.product(
+            (x, w), ((conv3x3.conv3x3, lambda x, w: F.conv2d(x, w, padding=1)), (conv3x3.up_conv3x3, up))):
         wanted.requires_grad_()
-        close(torch.autograd.grad(conv3x3.conv3x3(x, w).sum(), wanted)[0], torch.autograd.grad(
-            F.conv2d(x.double(), w.double(), padding=1).sum(), wanted)[0].double())
+        close(torch.autograd.grad(ours(x, w).sum(), wanted)[0], torch.autograd.grad(
+            plain(x.double(), w.double()).sum(), wanted)[0].double())
         wanted.requires_grad_(False)
 
 
@@ -116,6 +143,29 @@ def test_conv2d_leaves_the_rest_to_pytorch(change, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("change", [
+    dict(stride=1), dict(padding=1), dict(output_padding=1), dict(dilation=2), dict(groups=2), dict(bias=True),
+    dict(channels=24), dict(size=conv3x3.SMALLEST_UP - 1), dict(order=torch.contiguous_format), dict(dtype=torch.float64)],
+    ids=str)
+def test_conv_transpose2d_leaves_the_rest_to_pytorch(change, monkeypatch):
+    calls = []
+    monkeypatch.setattr(conv3x3, "up_conv3x3", lambda x, w: calls.append(x) or torch.ops.eg3d.up_conv3x3(x, w))
+
+    def run(channels=32, size=conv3x3.SMALLEST_UP, order=torch.channels_last, dtype=torch.float32, bias=False, groups=1,
+            **more):
+        x, w = up_case(1, channels, channels // groups, size, size)
+        x, w = x.to(dtype).contiguous(memory_format=order), w.to(dtype)
+        b = torch.ones(w.shape[1] * groups, dtype=dtype) if bias else None
+        more = dict(dict(stride=2), groups=groups, **more)
+        torch.testing.assert_close(
+            conv2d_gradfix.conv_transpose2d(x, w, b, **more), F.conv_transpose2d(x, w, b, **more), rtol=1e-4, atol=1e-3)
+
+    run()
+    assert len(calls) == 1
+    run(**change)
+    assert len(calls) == 1
+
+
 def test_plugins_turned_off(monkeypatch):
     x, w = case(1, 16, 16, 8, 8)
     monkeypatch.setenv("EG3D_PLUGINS", "off")
@@ -123,4 +173,6 @@ def test_plugins_turned_off(monkeypatch):
 
 
 def test_compilers_see_shapes():
-    torch.library.opcheck(torch.ops.eg3d.conv3x3.default, case(2, 16, 32, 9, 8), test_utils=("test_schema", "test_faketensor"))
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.eg3d.conv3x3.default, case(2, 16, 32, 9, 8), test_utils=tests)
+    torch.library.opcheck(torch.ops.eg3d.up_conv3x3.default, up_case(2, 16, 32, 9, 8), test_utils=tests)

@@ -23,6 +23,7 @@ ORDERS = pytest.mark.parametrize("order", [torch.contiguous_format, torch.channe
 STRAIGHT = [name for name, activation in bias_act.activation_funcs.items() if activation.curvature is None]
 CURVED = [name for name in bias_act.activation_funcs if name not in STRAIGHT]
 FILTER = upfirdn2d.setup_filter([1, 3, 3, 1])
+VARIANTS = range(custom_ops.best_variant() + 1)  # instruction sets that run here
 COMMON = {  # what networks do
     "after a convolution up": dict(padding=(1, 1, 1, 1), gain=4), "before a convolution down": dict(padding=(2, 2, 2, 2)),
     "up": dict(up=(2, 2), padding=(2, 1, 2, 1), gain=4), "down": dict(down=(2, 2), padding=(1, 1, 1, 1)),
@@ -66,7 +67,7 @@ def same(result, expected):
 @pytest.mark.parametrize("clamp", [None, 0.7])
 def test_bias_act(act, clamp, dtype):
     """To the last bit: nothing is rounded in another order. Sums: a few units of the last place of what is added up."""
-    for (shape, dim, turned), has_bias, variant in itertools.product(SHAPES, (False, True), range(on_cpu.variants())):
+    for (shape, dim, turned), has_bias, variant in itertools.product(SHAPES, (False, True), VARIANTS):
         x, gradient = (randn(*shape, seed=seed, dtype=dtype) for seed in range(2))
         x = x.contiguous(memory_format=torch.channels_last) if turned else x
         b, call = randn(shape[dim], seed=2, dtype=dtype) if has_bias else None, (dim, act, 0.3, 1.5, clamp)
@@ -169,7 +170,7 @@ def compare(x, f, variant, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip_fi
 def test_upfirdn2d(case, dtype, order):
     """Sizes around those of a register and of the blocks that rows are cut into; a picture of one pixel."""
     for shape, variant in itertools.product(
-            [(2, 3, 9, 7), (1, 16, 6, 33), (2, 33, 5, 8), (1, 2, 4, 9000), (1, 600, 3, 40)], range(on_cpu.variants())):
+            [(2, 3, 9, 7), (1, 16, 6, 33), (2, 33, 5, 8), (1, 2, 4, 9000), (1, 600, 3, 40)], VARIANTS):
         compare(randn(*shape, dtype=dtype, order=order), FILTER, variant, **COMMON[case])
     compare(randn(1, 1, 1, 1, dtype=dtype), FILTER, 0, padding=(2, 1, 1, 2))
 
@@ -187,7 +188,7 @@ def test_upfirdn2d_of_any_shape(data):
     height, width = upfirdn2d._padded_size(x.shape, up, padding)
     taps_x, taps_y = upfirdn2d._taps(f)
     if height >= taps_y and width >= taps_x:
-        compare(x, f, number(0, on_cpu.variants() - 1), up=up, down=(number(1, 3), number(1, 3)), padding=padding,
+        compare(x, f, number(0, custom_ops.best_variant()), up=up, down=(number(1, 3), number(1, 3)), padding=padding,
                 flip_filter=data.draw(st.booleans()), gain=data.draw(st.sampled_from([1.0, 4.0, -0.3])))
 
 

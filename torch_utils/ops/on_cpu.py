@@ -39,12 +39,11 @@ def is_at_hand(x: Tensor) -> bool:
 
 
 @functools.cache
-def variants() -> int:
-    """How many instruction sets this processor has kernels for; the last one is the best."""
+def _library() -> ctypes.CDLL:
     library = custom_ops.load(PLUGIN)
     if (library.size_of_bias_act(), library.size_of_upfirdn2d()) != (ctypes.sizeof(BiasAct), ctypes.sizeof(UpFirDn)):
         raise RuntimeError("on_cpu.py and ops_cpu.cpp differ about the arguments of a call")
-    return library.best_variant() + 1
+    return library
 
 
 def run(
@@ -54,4 +53,4 @@ def run(
     call.is_double, call.threads, call.out = out.dtype == torch.float64, torch.get_num_threads(), out.data_ptr()
     for key, array in arrays.items():
         setattr(call, key, None if array is None else array.data_ptr())
-    getattr(custom_ops.load(PLUGIN), name)(ctypes.byref(call), variants() - 1 if variant is None else variant)
+    getattr(_library(), name)(ctypes.byref(call), custom_ops.best_variant() if variant is None else variant)

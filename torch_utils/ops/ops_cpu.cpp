@@ -126,51 +126,20 @@ template <class T> struct Terms {
     }
 };
 
-#define VARIANT baseline
-#include "ops_cpu.h"
-#undef VARIANT
-
-#if defined(__x86_64__) && !defined(__clang__)
-#define MANY_VARIANTS
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define VARIANT avx2
-#include "ops_cpu.h"
-#undef VARIANT
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")
-#define VARIANT avx512
-#include "ops_cpu.h"
-#undef VARIANT
-#pragma GCC pop_options
-#endif
+#define VECTOR_CODE "ops_cpu.h"
+#include "variants.h"
 
 }  // namespace
 
 // ---------------------------------------------------------------------------------------------- for ctypes
 
-#ifdef MANY_VARIANTS
-#define RUN(function, T) (variant == 2 ? avx512::function<T> : variant == 1 ? avx2::function<T> : baseline::function<T>)(call)
-#else
-#define RUN(function, T) baseline::function<T>(call)
-#endif
 #define EXPORT(function, Call) \
-    extern "C" void function(const Call& call, int variant) { call.is_double ? RUN(function, double) : RUN(function, float); }
+    extern "C" void function(const Call& call, int variant) { \
+        call.is_double ? BEST(variant, function<double>)(call) : BEST(variant, function<float>)(call); \
+    }
 
 EXPORT(bias_act, BiasAct)
 EXPORT(upfirdn2d, UpFirDn)
 
 extern "C" Int size_of_bias_act() { return sizeof(BiasAct); }
 extern "C" Int size_of_upfirdn2d() { return sizeof(UpFirDn); }
-
-// 0: any processor, 1: AVX2, 2: AVX-512.
-extern "C" int best_variant() {
-#ifdef MANY_VARIANTS
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    return avx512 ? 2 : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
-#else
-    return 0;
-#endif
-}

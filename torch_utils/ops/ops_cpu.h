@@ -1,4 +1,4 @@
-// The loops of bias_act and upfirdn2d. ops_cpu.cpp includes this file once for each instruction set, with VARIANT (a
+// The loops of bias_act and upfirdn2d. variants.h includes this file once for each instruction set, with VARIANT (a
 // namespace). T is float or double.
 
 namespace VARIANT {

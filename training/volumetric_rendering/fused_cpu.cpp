@@ -17,45 +17,17 @@ namespace {
 using namespace eg3d;
 constexpr int SAMPLES_AT_ONCE = 384;  // of a thread: 200 KB in float
 
-#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)
-
-#define VARIANT baseline
-#define BYTES 16
-#include "fused_cpu.h"
-#undef VARIANT
-#undef BYTES
-
-#if defined(__x86_64__) && !defined(__clang__)
-#define MANY_VARIANTS
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define VARIANT avx2
-#define BYTES 32
-#include "fused_cpu.h"
-#undef VARIANT
-#undef BYTES
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")
-#define VARIANT avx512
-#define BYTES 64
-#include "fused_cpu.h"
-#undef VARIANT
-#undef BYTES
-#pragma GCC pop_options
-#endif
+#define VECTOR_CODE "../../training/volumetric_rendering/fused_cpu.h"
+#include "../../torch_utils/ops/variants.h"
 
 }  // namespace
 
 // ---------------------------------------------------------------------------------------------- for ctypes
 
-#ifdef MANY_VARIANTS
-#define RUN(function, T) (variant == 2 ? avx512::function<T> : variant == 1 ? avx2::function<T> : baseline::function<T>)(call)
-#else
-#define RUN(function, T) baseline::function<T>(call)
-#endif
 #define EXPORT(function) \
-    extern "C" void function(const eg3d::Call& call, [[maybe_unused]] int variant) { call.is_double ? RUN(function, double) : RUN(function, float); }
+    extern "C" void function(const eg3d::Call& call, int variant) { \
+        call.is_double ? BEST(variant, function<double>)(call) : BEST(variant, function<float>)(call); \
+    }
 
 EXPORT(decode)
 EXPORT(decode_backward)
