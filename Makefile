@@ -6,9 +6,9 @@ BIN := .venv/bin
 
 demo: .venv/ready
 	$(BIN)/python gen_videos.py --seeds=0-3 --grid=2x2 --trunc=0.7 --outdir=out
-	$(BIN)/python gen_samples.py --seeds=0 --trunc=0.7 --outdir=out --shapes --shape-format=.ply --shape-res=192 \
-		--shape-part=largest
-	@echo "out/interpolation.mp4 and out/seed0000.ply: four heads of the network that ships, and the first one's shape."
+	$(BIN)/python gen_samples.py --seeds=3 --trunc=0.7 --outdir=out --shapes --shape-format=.ply --shape-res=192 \
+		--shape-level=4 --shape-part=largest
+	@echo "out/interpolation.mp4 and out/seed0003.ply: four heads of the network that ships, and the last one's shape."
 	@echo "It learnt synthetic heads of 64 x 64 pixels on two CPU cores. For photographs: $(BIN)/python gen_videos.py --outdir=out \\"
 	@echo "    --trunc=0.7 --seeds=0-3 --grid=2x2 --network=/path/to/ffhq512-128.pkl"
 
