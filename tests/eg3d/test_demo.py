@@ -78,7 +78,7 @@ def test_shape_is_one_head(tmp_path):
     assert len(mesh.split(only_watertight=False)) == 1
     middle, (width, height, depth) = mesh.bounds.mean(axis=0), mesh.extents
     assert np.abs(middle[:2]).max() < 0.05
-    assert 0.35 < width < height < 0.65 and 0.25 < depth < 0.5  # an adult's is 0.15, 0.23 and 0.19 m, of 0.37 m a unit, less the back
+    assert 0.35 < width < height < 0.65 and 0.25 < depth < 0.5  # an adult: 0.15, 0.23, 0.19 m, 0.37 m a unit
     assert abs(mesh.vertices[mesh.vertices[:, 2].argmax(), 0]) < 0.05  # what is in front, nose or mouth, lies in the middle
 
 
