@@ -46,12 +46,17 @@ def _cut(resolution: int) -> int:
 
 
 def density_grid(session: Session, resolution: int = 512) -> np.ndarray:
-    """Densities float32 [R, R, R], indexed (x, y, z); its corners are the box's corners. Borders are emptied."""
+    """Densities float32 [R, R, R], indexed (x, y, z); its corners are the box's corners. Borders are emptied.
+
+    Raises ValueError for fewer than 3 points along a side.
+    """
     half = session.box / 2
     axis = torch.linspace(-half, half, resolution)
     grid = np.full((resolution,) * 3, EMPTY, dtype=np.float32)
     cut = _cut(resolution)
     inner = axis[cut : resolution - cut]
+    if len(inner) == 0:
+        raise ValueError(f"a grid of {resolution} points along a side is all border: at least 3 are needed")
     uncut = grid[cut : resolution - cut, cut : resolution - cut, cut : resolution - cut]
     slabs = max(1, POINTS_AT_ONCE // len(inner) ** 2)
     for start in range(0, len(inner), slabs):

@@ -1,5 +1,8 @@
 """The network that ships shows heads: the camera moves around solids, and each seed is another one."""
 
+import subprocess
+import sys
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -80,6 +83,29 @@ def test_shape_is_one_head(tmp_path):
     assert np.abs(middle[:2]).max() < 0.05
     assert 0.35 < width < height < 0.65 and 0.25 < depth < 0.5  # an adult: 0.15, 0.23, 0.19 m, 0.37 m a unit
     assert abs(mesh.vertices[mesh.vertices[:, 2].argmax(), 0]) < 0.05  # what is in front, nose or mouth, lies in the middle
+
+
+LOAD = """
+import sys
+import torch
+import training.triplane
+program = torch.export.load(sys.argv[1])
+z, c, image = torch.load(sys.argv[2])
+torch.manual_seed(0)
+torch.testing.assert_close(program.module()(z, c)["image"], image, rtol=0, atol=1e-6)
+"""
+
+
+def test_becomes_a_program(tmp_path, demo):
+    """An exported program loads in a process that has imported training.triplane, and gives the same picture."""
+    z, c = torch.randn(1, demo.z_dim, generator=torch.Generator().manual_seed(0)), cameras.view(demo.rendering_kwargs)
+    with torch.no_grad():
+        torch.export.save(torch.export.export(demo, (z, c)), tmp_path / "demo.pt2")
+        torch.manual_seed(0)
+        torch.save((z, c, demo(z, c)["image"]), tmp_path / "expected.pt")
+    done = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "demo.pt2"), str(tmp_path / "expected.pt")],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_becomes_a_pickle(tmp_path, demo):

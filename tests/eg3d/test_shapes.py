@@ -143,6 +143,11 @@ def test_grid_of_a_linear_field(resolution, cut):
     assert (grid[outside] == shapes.EMPTY).all()
 
 
+def test_grid_without_an_inside():
+    with pytest.raises(ValueError, match="at least 3"):
+        shapes.density_grid(Field(lambda p: p[:, 0]), 2)
+
+
 def test_grid_of_a_network(network):
     """Some points of the grid against the density asked for directly."""
     grid = shapes.density_grid(network, 20)

@@ -1,25 +1,20 @@
 """Winograd's convolutions against PyTorch's in float64: values, first and second derivatives, odd sizes, instruction sets."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from torch_utils import custom_ops
-from torch_utils.ops import conv2d_gradfix, conv3x3
+from torch_utils.ops import bias_act, conv2d_gradfix, conv3x3, upfirdn2d
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
 # Errors of float32 relative to the results' spread, which is 1: measured 3e-6 at 16 channels and 1e-5 at 256, the largest of
 # some ten thousand numbers; PyTorch's own are about half.
 TOLERANCE = 3e-5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kernels():
-    try:
-        custom_ops.plugin_of("conv3x3", "cpu")
-    except custom_ops.PluginError as error:
-        pytest.skip(f"no kernels here: {error}")
 
 
 @pytest.fixture(params=range(custom_ops.best_variant() + 1), ids=("baseline", "avx2", "avx512").__getitem__)
@@ -164,6 +159,41 @@ def test_conv_transpose2d_leaves_the_rest_to_pytorch(change, monkeypatch):
     assert len(calls) == 1
     run(**change)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name, x, w", [
+    ("conv2d", (1, 32, 9, 9), (32, 64, 3, 3)), ("conv2d", (1, 64, 9, 9), (32, 32, 3, 3)),
+    ("conv2d", (1, 24, 9, 9), (32, 32, 3, 3)), ("conv_transpose2d", (1, 32, 64, 64), (64, 32, 3, 3)),
+    ("conv3x3", (1, 32, 9, 9), (32, 64, 3, 3)), ("conv3x3", (1, 24, 9, 9), (24, 24, 3, 3)),
+    ("up_conv3x3", (1, 32, 9, 9), (64, 32, 3, 3)), ("conv3x3", (1, 16, 9, 9), (16, 16, 1, 1))], ids=str)
+def test_channels_that_do_not_fit(name, x, w):
+    """PyTorch says so, or the operator itself; nobody reads beyond an array's end."""
+    x = torch.ones(x).contiguous(memory_format=torch.channels_last)
+    more = dict(conv2d=dict(padding=1), conv_transpose2d=dict(stride=2)).get(name, {})
+    function = getattr(torch.ops.eg3d if "3x3" in name else conv2d_gradfix, name)
+    with pytest.raises((RuntimeError, ValueError), match="channels"):
+        function(x, torch.ones(w), **more)
+
+
+def test_transforms_take_pytorchs_way():
+    """torch.func and forward-mode differentiation, through all three kinds of operator."""
+    x, w = case(2, 16, 16, 9, 9)
+
+    def network(x):
+        x = conv2d_gradfix.conv2d(x, w, padding=1)
+        return upfirdn2d.upfirdn2d(bias_act.bias_act(x, act="lrelu"), upfirdn2d.setup_filter([1, 3, 3, 1])).square().sum()
+
+    slope = torch.autograd.grad(network(x.requires_grad_()), x)[0]
+    x = x.detach()
+    torch.testing.assert_close(torch.func.grad(network)(x), slope, rtol=1e-4, atol=1e-4)
+    along = torch.randn_like(x)
+    _, rate = torch.func.jvp(network, (x,), (along,))
+    torch.testing.assert_close(rate, (slope * along).sum(), rtol=1e-4, atol=1e-3)
+    with torch.autograd.forward_ad.dual_level():
+        dual = network(torch.autograd.forward_ad.make_dual(x, along))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, rate, rtol=1e-4, atol=1e-3)
+    each = torch.func.vmap(network)(x.contiguous()[:, None])
+    torch.testing.assert_close(each.sum(), network(x), rtol=1e-4, atol=1e-3)
 
 
 def test_plugins_turned_off(monkeypatch):

@@ -209,9 +209,9 @@ def on_gpu(test):
 def test_auto_takes_the_plugin(monkeypatch):
     monkeypatch.delenv("EG3D_PLUGINS", raising=False)
     scene = Scene(torch.device("cuda"), dtype=torch.float32)
-    assert fused.choose("auto", scene.planes, scene.decoder, scene.origins) == "cuda"
-    assert fused.choose("auto", scene.planes[:, :, :16], scene.decoder, scene.origins) == "ref"
-    assert fused.choose("auto", scene.planes.half(), scene.decoder, scene.origins) == "ref"
+    assert fused.choose("auto", scene.planes, scene.renderer.plane_axes, scene.decoder, scene.origins) == "cuda"
+    assert fused.choose("auto", scene.planes[:, :, :16], scene.renderer.plane_axes, scene.decoder, scene.origins) == "ref"
+    assert fused.choose("auto", scene.planes.half(), scene.renderer.plane_axes, scene.decoder, scene.origins) == "ref"
 
 
 @on_gpu

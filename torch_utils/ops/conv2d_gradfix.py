@@ -29,8 +29,7 @@ def conv_transpose2d(input: Tensor, weight: Tensor, bias=None, stride=1, padding
                      dilation=1) -> Tensor:
     """torch.nn.functional.conv_transpose2d, by the quickest way."""
     usual = bias is None and groups == dilation == 1 and padding in (0, (0, 0)) and output_padding in (0, (0, 0))
-    if (usual and stride in (2, (2, 2)) and input.device.type == "cpu"
-            and conv3x3.suits(input, weight, conv3x3.SMALLEST_UP)):
+    if usual and stride in (2, (2, 2)) and input.device.type == "cpu" and conv3x3.suits_up(input, weight):
         return conv3x3.up_conv3x3(input, weight)
     return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
 

@@ -1,8 +1,9 @@
 """3x3 convolutions on the CPU by Winograd's algorithm (conv3x3_cpu.cpp): with padding 1 about 2.5 times a direct one's speed,
 transposed with stride 2 about 1.5 times, both for large pictures.
 
-They differ from torch.nn.functional's by rounding: errors are about twice as large. Differentiable any number of times; the
-gradients that are no such convolutions are PyTorch's.
+They differ from torch.nn.functional's by rounding: errors are about twice as large, and relative to the largest number nearby
+(a tile of 6 x 6 pixels, in which one that is not a number spoils all). Differentiable any number of times; the gradients that
+are no such convolutions are PyTorch's.
 
 Notation: N batch, I / O channels in and out.
 """
@@ -30,10 +31,20 @@ class _Call(ctypes.Structure):
                 *[(name, ctypes.c_int64) for name in ("items", "height", "width", "channels_in", "channels_out", "threads")]]
 
 
-def suits(x: Tensor, w: Tensor, smallest: int = SMALLEST) -> bool:
-    """Whether this is the way for pictures x [N, I, H, W], which lie channels_last in memory, and kernels w of either kind."""
-    return (w.shape[2:] == (3, 3) and all(channels % LANES == 0 for channels in w.shape[:2])
-            and min(x.shape[2:]) >= smallest and x.dtype == w.dtype and custom_ops.order_of(x) == torch.channels_last
+def suits(x: Tensor, w: Tensor) -> bool:
+    """Whether `conv3x3` is the way for pictures x [N, I, H, W], which lie channels_last in memory, and kernels w."""
+    return w.ndim == 4 and _suits(x, w, w.shape[1], SMALLEST)
+
+
+def suits_up(x: Tensor, w: Tensor) -> bool:
+    """Whether `up_conv3x3` is."""
+    return w.ndim == 4 and _suits(x, w, w.shape[0], SMALLEST_UP)
+
+
+def _suits(x: Tensor, w: Tensor, channels_in: int, smallest: int) -> bool:
+    return (x.ndim == 4 and w.shape[2:] == (3, 3) and all(channels % LANES == 0 for channels in w.shape[:2])
+            and x.shape[1] == channels_in and min(x.shape[2:]) >= smallest and (x.dtype, x.device) == (w.dtype, w.device)
+            and custom_ops.order_of(x) == torch.channels_last
             and custom_ops.choose("conv3x3", "auto", x.device.type, x.dtype) == "cpu")
 
 
@@ -59,7 +70,12 @@ def _empty(x: Tensor, *shape: int) -> Tensor:
     return torch.empty((len(x), *shape), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _run(name: str, x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+def _run(name: str, x: Tensor, w: Tensor, y: Tensor, channels_in: int) -> Tensor:
+    """Kernels read as far as these shapes say, and exported programs call them without `suits`."""
+    if (x.shape[1] != channels_in or w.shape[2:] != (3, 3) or {x.dtype, w.dtype} != {torch.float32}
+            or any(channels % LANES for channels in w.shape[:2])):
+        raise ValueError(f"{name}: pictures {list(x.shape)} of {x.dtype} and kernels {list(w.shape)} of {w.dtype}, expected "
+                         f"float32 and the same channels, multiples of {LANES}")
     if y.numel() > 0:
         x, w = x.contiguous(memory_format=torch.channels_last), w.contiguous()
         call = _Call(x.data_ptr(), w.data_ptr(), y.data_ptr(), len(x), *x.shape[2:], x.shape[1], y.shape[1],
@@ -90,9 +106,10 @@ def _up_derivative(ctx, dy):
 
 
 _library = torch.library.Library("eg3d", "FRAGMENT")
-for _name, _fake, _rule in (("conv3x3", _new, _derivative), ("up_conv3x3", _new_up, _up_derivative)):
+for _name, _fake, _rule, _axis in (("conv3x3", _new, _derivative, 1), ("up_conv3x3", _new_up, _up_derivative, 0)):
     _library.define(f"{_name}(Tensor x, Tensor w) -> Tensor")
-    _library.impl(_name, lambda x, w, name=_name, new=_fake: _run(name, x, w, new(x, w)), "CPU")
+    _library.impl(
+        _name, lambda x, w, name=_name, new=_fake, axis=_axis: _run(name, x, w, new(x, w), w.shape[axis]), "CPU")
     torch.library.register_fake(f"eg3d::{_name}", _fake, lib=_library)
     torch.library.register_autograd(
         f"eg3d::{_name}", _rule, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs), lib=_library)

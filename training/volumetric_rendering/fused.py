@@ -11,7 +11,7 @@ Notation: N batch, M points or rays, S and F samples of the first and second pas
 import ctypes
 import functools
 from pathlib import Path
-from typing import NamedTuple, Optional, Tuple
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -39,33 +39,51 @@ class Decoder(NamedTuple):
     b2: Tensor
 
 
-def layers_of(decoder: torch.nn.Module) -> Optional[Decoder]:
-    """The layers of an OSGDecoder of the usual sizes; None for any other decoder."""
-    from training.triplane import OSGDecoder  # late: it is made of this package
-
-    if type(decoder) is not OSGDecoder:
-        return None
-    first, _softplus, second = decoder.net
-    if first.weight.shape != (HIDDEN, CHANNELS) or second.weight.shape != (1 + COLORS, HIDDEN):
-        return None
-    return Decoder(*[value for layer in (first, second)
+def layers_of(decoder: torch.nn.Module) -> Decoder:
+    """The layers of a usual decoder."""
+    return Decoder(*[value for layer in (decoder.net[0], decoder.net[2])
                      for value in (layer.weight * layer.weight_gain, layer.bias * layer.bias_gain)])
 
 
-def choose(impl: str, planes: Tensor, decoder: torch.nn.Module, *places: Tensor) -> str:
-    """Who computes: 'cuda', 'cpu' or 'ref'. `places` are what has no gradient in kernels: points, or rays and depths.
+def _is_usual(decoder: torch.nn.Module) -> bool:
+    """Whether it is an OSGDecoder of the usual sizes that nobody has altered: kernels know the weights, not the modules."""
+    from training.triplane import OSGDecoder  # late: it is made of this package
 
-    Raises ValueError or PluginError where `impl`, other than 'auto' and 'ref', cannot be had.
+    if type(decoder) is not OSGDecoder or len(decoder.net) != 3:
+        return False
+    first, between, second = decoder.net
+    if type(between) is not torch.nn.Softplus or (between.beta, between.threshold) != (1, 20):
+        return False
+    for layer, shape in ((first, (HIDDEN, CHANNELS)), (second, (1 + COLORS, HIDDEN))):
+        # By name: a checkpoint that is executed (--trust) brings this class along.
+        if (type(layer).__name__ != "FullyConnectedLayer" or layer.activation != "linear" or layer.weight.shape != shape
+                or layer.bias is None):
+            return False
+    return not any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+                   for module in decoder.modules())
+
+
+def choose(impl: str, planes: Tensor, plane_axes: Tensor, decoder: torch.nn.Module, *places: Tensor,
+           limits: Tuple[Tensor, ...] = ()) -> str:
+    """Who computes: 'cuda', 'cpu' or 'ref'. `places` [N, M, 3] are points, or rays' origins and directions.
+
+    Shapes that do not fit are left to the reference, which spreads them as PyTorch does or refuses them. Raises ValueError or
+    PluginError where `impl`, other than 'auto' and 'ref', cannot be had.
     """
     chosen = custom_ops.choose("render_rays", impl, planes.device.type, planes.dtype)
     if chosen == "ref":
         return chosen
+    fixed = (*places, *limits)
     reasons = {
-        f"the decoder is no OSGDecoder of {CHANNELS}, {HIDDEN} and 1 + {COLORS} channels": layers_of(decoder) is None,
-        f"planes have {planes.shape[2]} channels": planes.shape[2] != CHANNELS,
-        f"there are {planes.shape[1]} planes": planes.shape[1] > MOST_PLANES,
-        "points or rays need a gradient": torch.is_grad_enabled() and any(place.requires_grad for place in places),
-        "number types differ": any(x.dtype != planes.dtype for x in (*places, *decoder.parameters())),
+        f"the decoder is no OSGDecoder of {CHANNELS}, {HIDDEN} and 1 + {COLORS} channels, or was altered":
+            not _is_usual(decoder),
+        f"planes are {list(planes.shape)}, not [N, {len(plane_axes)}, {CHANNELS}, H, W]":
+            planes.ndim != 5 or planes.shape[1:3] != (len(plane_axes), CHANNELS) or 0 in planes.shape[3:],
+        f"there are {len(plane_axes)} planes": not 1 <= len(plane_axes) <= MOST_PLANES,
+        f"points or rays are {[list(place.shape) for place in places]}, not [{len(planes)}, M, 3]":
+            any(place.shape != (len(planes), *places[0].shape[1:2], 3) for place in places),
+        "points or rays need a gradient": torch.is_grad_enabled() and any(x.requires_grad for x in fixed),
+        "number types differ": any(x.dtype != planes.dtype for x in (*fixed, *decoder.parameters())),
     }
     wrong = [reason for reason, is_so in reasons.items() if is_so]
     if wrong and impl != "auto":
@@ -149,17 +167,16 @@ def _new_rays(depths: Tensor, noise: Optional[Tensor], uniform: Optional[Tensor]
     return tuple(depths.new_empty(*depths.shape[:2], size) for size in sizes)
 
 
-def _zeros(planes: Tensor, decoder: Decoder):
-    """Gradients to add to: of planes, which are [N, H, W, P, C] in memory, and of layers by the names that a call has."""
+def _zeros(planes: Tensor, decoder: Decoder) -> Dict[str, Tensor]:
+    """Gradients to add to, by the names that a call has: of planes, which are [N, H, W, P, C] in memory, and of layers."""
     items, count, channels, height, width = planes.shape
-    return planes.new_zeros(items, height, width, count, channels).permute(0, 3, 4, 1, 2), {
-        f"d_{name}": torch.zeros_like(layer, memory_format=torch.contiguous_format)
-        for name, layer in decoder._asdict().items()}
+    d_planes = planes.new_zeros(items, height, width, count, channels).permute(0, 3, 4, 1, 2)
+    return dict(d_planes=d_planes, **{f"d_{name}": torch.zeros_like(layer, memory_format=torch.contiguous_format)
+                                      for name, layer in decoder._asdict().items()})
 
 
 def _fake_gradients(planes, table, w1, b1, w2, b2, *_):
-    d_planes, d_decoder = _zeros(planes, Decoder(w1, b1, w2, b2))
-    return d_planes, *d_decoder.values()
+    return tuple(_zeros(planes, Decoder(w1, b1, w2, b2)).values())
 
 
 # ------------------------------------------------------------------------------------------------ kernels
@@ -182,21 +199,37 @@ class _Call(ctypes.Structure):
             "d_w2", "d_b2")]]
 
 
-def _run(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shape: Tuple[int, int],
-         numbers: dict = {}, **arrays: Optional[Tensor]) -> None:
+def _run(name: str, planes: Tensor, table: Tensor, decoder: Decoder, shape: Tuple[int, int], coarse: int = 0, fine: int = 0,
+         white_back: bool = False, gradients: Mapping[str, Tensor] = {}, **arrays: Optional[Tensor]) -> None:
+    """Calls a kernel for `shape` = (N, M) points or rays; `arrays` are [N, M, size of each], `gradients` from `_zeros`."""
     planes = channels_together(planes)
-    arrays.update(decoder._asdict())
     items, many = shape
     if items * many == 0:
         return
-    kept = {key: array if key == "d_planes" else array.contiguous() for key, array in arrays.items() if array is not None}
+    table = table.contiguous()
+    kept = {key: array.contiguous() for key, array in dict(arrays, **decoder._asdict()).items() if array is not None}
+    sizes = dict(points=3, origins=3, directions=3, depths=coarse, noise=coarse, uniform=fine, fine_noise=fine,
+                 all_depths=coarse + fine, all_noise=coarse + fine, rgb=COLORS, d_rgb=COLORS)
+    whole = dict(w1=(HIDDEN, CHANNELS), b1=(HIDDEN,), w2=(1 + COLORS, HIDDEN), b2=(1 + COLORS,))
+    _require("planes", planes, (items, planes.shape[1], CHANNELS, *planes.shape[3:]), planes)
+    _require("table", table, (planes.shape[1], 2, 3), planes)
+    for key, array in kept.items():
+        _require(key, array, whole.get(key, (items, many, sizes.get(key, 1))), planes)
     item, plane, _, row, column = planes.stride()
     call = _Call(
         is_double=planes.dtype == torch.float64, threads=min(torch.get_num_threads(), items * many), items=items, many=many,
+        coarse=coarse, fine=fine, white_back=white_back,
         planes=_Planes(planes.data_ptr(), table.data_ptr(), planes.shape[1], *planes.shape[3:],
                        (ctypes.c_int64 * 4)(item, plane, row, column), 1 / planes.shape[1]),
-        **numbers, **{key: array.data_ptr() for key, array in kept.items()})
+        **{key: array.data_ptr() for key, array in (*kept.items(), *gradients.items())})
     (_start_on_gpu if planes.is_cuda else _start_on_cpu)(name, call, planes)
+
+
+def _require(name: str, array: Tensor, shape: Tuple[int, ...], planes: Tensor) -> None:
+    """Kernels read as far as a call says, and exported programs call them without `choose`."""
+    if array.shape != shape or array.dtype != planes.dtype or array.device != planes.device:
+        raise ValueError(f"fused rendering: {name} is {list(array.shape)} of {array.dtype} on {array.device}, expected "
+                         f"{list(shape)} of {planes.dtype} on {planes.device}")
 
 
 def _start_on_cpu(name: str, call: _Call, planes: Tensor) -> None:
@@ -222,10 +255,11 @@ def _decode(planes, table, w1, b1, w2, b2, points, colors):
 
 def _decode_backward(planes, table, w1, b1, w2, b2, points, colors, d_rgb, d_sigma):
     decoder = Decoder(w1, b1, w2, b2)
-    d_planes, d_decoder = _zeros(planes, decoder)
-    _run("decode_backward", planes, table, decoder, points.shape[:2], points=points, rgb=d_rgb if colors else None,
-         d_rgb=d_rgb, d_sigma=d_sigma, d_planes=d_planes, **d_decoder)
-    return d_planes, *d_decoder.values()
+    gradients = _zeros(planes, decoder)
+    d_rgb = d_rgb if colors else None
+    _run("decode_backward", planes, table, decoder, points.shape[:2], points=points, rgb=d_rgb, d_rgb=d_rgb, d_sigma=d_sigma,
+         gradients=gradients)
+    return tuple(gradients.values())
 
 
 def _render(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, uniform, fine_noise, white_back):
@@ -235,20 +269,20 @@ def _render(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, u
     _run(
         "render", planes, table, Decoder(w1, b1, w2, b2), origins.shape[:2], origins=origins, directions=directions,
         depths=depths, noise=noise, uniform=uniform, fine_noise=fine_noise, rgb=rgb, distance=distance, weight=weight,
-        all_depths=all_depths, all_noise=None if noise is None else all_noise,
-        numbers=dict(coarse=coarse, fine=all_depths.shape[2] - coarse, white_back=white_back))
+        all_depths=all_depths, all_noise=None if noise is None else all_noise, coarse=coarse,
+        fine=all_depths.shape[2] - coarse, white_back=white_back)
     return results
 
 
 def _render_backward(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, white_back, d_rgb, d_distance,
-                            d_weight):
+                     d_weight):
     decoder = Decoder(w1, b1, w2, b2)
-    d_planes, d_decoder = _zeros(planes, decoder)
+    gradients = _zeros(planes, decoder)
     _run(
         "render_backward", planes, table, decoder, origins.shape[:2], origins=origins, directions=directions,
         all_depths=depths, all_noise=noise if noise.shape[2] else None, d_rgb=d_rgb, d_distance=d_distance, d_weight=d_weight,
-        d_planes=d_planes, numbers=dict(coarse=depths.shape[2], fine=0, white_back=white_back), **d_decoder)
-    return d_planes, *d_decoder.values()
+        coarse=depths.shape[2], white_back=white_back, gradients=gradients)
+    return tuple(gradients.values())
 
 
 # ------------------------------------------------------------------------------------------------ derivatives

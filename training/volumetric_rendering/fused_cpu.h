@@ -45,7 +45,7 @@ public:
         return own[index].data();
     }
 
-    Decoder<T>& decoder(Int index) { return decoders[index]; }
+    Decoder<double>& decoder(Int index) { return decoders[index]; }
 
     void finish() {
         for (Int index = 0; index < call.threads; ++index) {
@@ -60,7 +60,7 @@ private:
     const Call& call;
     const Int size;
     std::vector<std::vector<T>> own;
-    std::vector<Decoder<T>> decoders;
+    std::vector<Decoder<double>> decoders;
 
     T* whole(Int item) { return static_cast<T*>(call.d_planes) + item * size; }
 };

@@ -4,7 +4,9 @@
 template <class T> struct Decoder {
     alignas(64) T in[C * H], in_bias[H], out[H * O], out_bias[O], density[H], density_bias;  // in [C, H], out [H, O]
 
-    Decoder() { std::memset(this, 0, sizeof *this); }
+    Decoder() { clear(); }
+
+    void clear() { std::memset(this, 0, sizeof *this); }
 
     // From PyTorch's order: w1 [H, C], b1 [H], w2 [1 + O, H], b2 [1 + O], density first.
     Decoder(const T* w1, const T* b1, const T* w2, const T* b2) {
@@ -18,24 +20,37 @@ template <class T> struct Decoder {
         density_bias = b2[0];
     }
 
-    void add_to(T* w1, T* b1, T* w2, T* b2) const {
+    // All numbers, in PyTorch's order.
+    template <class U> void add_to(U* w1, U* b1, U* w2, U* b2) const {
         for (int h = 0; h < H; ++h) {
-            for (int c = 0; c < C; ++c) w1[h * C + c] += in[c * H + h];
-            for (int o = 0; o < O; ++o) w2[(1 + o) * H + h] += out[h * O + o];
-            b1[h] += in_bias[h];
-            w2[h] += density[h];
+            for (int c = 0; c < C; ++c) w1[h * C + c] += U(in[c * H + h]);
+            for (int o = 0; o < O; ++o) w2[(1 + o) * H + h] += U(out[h * O + o]);
+            b1[h] += U(in_bias[h]);
+            w2[h] += U(density[h]);
         }
-        for (int o = 0; o < O; ++o) b2[1 + o] += out_bias[o];
-        b2[0] += density_bias;
+        for (int o = 0; o < O; ++o) b2[1 + o] += U(out_bias[o]);
+        b2[0] += U(density_bias);
+    }
+
+    template <class U> void add(const Decoder<U>& other) {
+        const auto each = [](auto& to, const auto& from) {
+            for (std::size_t i = 0; i < sizeof to / sizeof to[0]; ++i) to[i] += from[i];
+        };
+        each(in, other.in), each(in_bias, other.in_bias), each(out, other.out), each(out_bias, other.out_bias);
+        each(density, other.density);
+        density_bias += other.density_bias;
     }
 };
 
-// Rows of the planes that a point reads, and how much each counts. Beyond the planes' edges is zero.
+// Rows of one item's planes that a point reads, where their gradients go, and how much each counts. Beyond the planes' edges
+// is zero, of which there is no gradient (-1); a point that is nowhere (NaN, infinite) counts NaN.
 template <class T> struct Taps {
-    Int at[4 * MOST_PLANES], gradient_at[4 * MOST_PLANES];
+    const T* at[4 * MOST_PLANES];
+    Int gradient_at[4 * MOST_PLANES];
     T weight[4 * MOST_PLANES];
 
-    void find(const Planes& planes, const T* point) {
+    void find(const Planes& planes, const T* base, const T* point) {
+        alignas(64) static constexpr T zeros[C] = {};
         const T* table = static_cast<const T*>(planes.table);
         for (int p = 0; p < planes.count; ++p, table += 6) {
             T whole[2], part[2];
@@ -43,18 +58,18 @@ template <class T> struct Taps {
             for (int axis = 0; axis < 2; ++axis) {
                 const T* row = table + axis * 3;
                 const T place = (point[0] * row[0] + point[1] * row[1] + point[2] * row[2] + 1) * (size[axis] * T(0.5)) - T(0.5);
-                const T near = std::min(std::max(T(-2), place), T(size[axis] + 1));  // NaN becomes -2: outside
+                const T near = std::min(std::max(T(-2), place), T(size[axis] + 1));  // of NaN -2
                 whole[axis] = std::floor(near);
-                part[axis] = near - whole[axis];
+                part[axis] = near - whole[axis] + (place - place);
             }
             const Int column = Int(whole[0]), line = Int(whole[1]);
             for (int corner = 0; corner < 4; ++corner) {
                 const Int x = column + corner % 2, y = line + corner / 2;
                 const bool inside = x >= 0 && x < planes.width && y >= 0 && y < planes.height;
                 const T share = (corner % 2 ? part[0] : 1 - part[0]) * (corner / 2 ? part[1] : 1 - part[1]);
-                at[p * 4 + corner] = inside ? p * planes.stride[1] + y * planes.stride[2] + x * planes.stride[3] : 0;
-                gradient_at[p * 4 + corner] = inside ? ((y * planes.width + x) * planes.count + p) * C : 0;
-                weight[p * 4 + corner] = inside ? share * T(planes.share) : 0;
+                at[p * 4 + corner] = inside ? base + p * planes.stride[1] + y * planes.stride[2] + x * planes.stride[3] : zeros;
+                gradient_at[p * 4 + corner] = inside ? ((y * planes.width + x) * planes.count + p) * C : -1;
+                weight[p * 4 + corner] = share * T(planes.share);
             }
         }
     }
@@ -75,9 +90,9 @@ public:
         Taps<T> ahead[2 * TILE];  // of two tiles, so that memory has time to answer
         const auto find = [&](Int k) {
             Taps<T>& taps = ahead[(k - first) % (2 * TILE)];
-            taps.find(planes, &point[3 * std::min(k, last - 1)]);
+            taps.find(planes, base, &point[3 * std::min(k, last - 1)]);
             for (int tap = 0; tap < 4 * planes.count; ++tap) {
-                const char* at = reinterpret_cast<const char*>(base + taps.at[tap]);
+                const char* at = reinterpret_cast<const char*>(taps.at[tap]);
                 for (unsigned byte = 0; byte < C * sizeof(T); byte += 64) __builtin_prefetch(at + byte);
             }
         };
@@ -88,7 +103,7 @@ public:
             for (int i = 0; i < TILE; ++i) find(start + TILE + i);
             EACH(i, TILE) {
                 const Int k = std::min(start + i, last - 1);  // the last one again: it gives the same numbers
-                look_up(base, ahead[(start + i - first) % (2 * TILE)], &feature[C * k]);
+                look_up(ahead[(start + i - first) % (2 * TILE)], &feature[C * k]);
                 features[i] = &feature[C * k];
                 hiddens[i] = start + i < last ? &hidden[H * k] : spare;
                 std::memcpy(hiddens[i], decoder.in_bias, sizeof decoder.in_bias);
@@ -117,7 +132,9 @@ public:
     }
 
     // Gradients, given d_sigma and, in the place of `color`, those of the sigmoid's arguments. The samples of the list only.
-    void backward(const std::vector<int>& list, const T* rows_out, const T* rows_in, T* d_planes, Decoder<T>& d_decoder) {
+    // The decoder's have sums of millions of samples: this list's are added in T, and lists in double.
+    void backward(const std::vector<int>& list, const T* rows_out, const T* rows_in, T* d_planes, Decoder<double>& sums) {
+        d_decoder.clear();
         alignas(64) T d_hidden[TILE][H], d_feature[TILE][C], nothing[H] = {};
         T* d_hiddens[TILE];
         T* d_features[TILE];
@@ -151,24 +168,26 @@ public:
             multiply<H, C, T>(given, rows_in, d_features);
             for (int i = 0; i < TILE && start + i < list.size(); ++i) spread(&point[3 * list[start + i]], d_feature[i], d_planes);
         }
+        sums.add(d_decoder);
     }
 
 private:
     const Planes& planes;
     const Decoder<T>& decoder;
+    Decoder<T> d_decoder;
     alignas(64) T spare[H];
     Taps<T> taps;
 
-    void look_up(const T* base, const Taps<T>& taps, T* to) {
+    void look_up(const Taps<T>& taps, T* to) {
         Vector<T> sum[C / LANES<T>] = {};
         for (int tap = 0; tap < 4 * planes.count; ++tap)
-            EACH(v, C / LANES<T>) sum[v] += taps.weight[tap] * load(base + taps.at[tap] + v * LANES<T>);
+            EACH(v, C / LANES<T>) sum[v] += taps.weight[tap] * load(taps.at[tap] + v * LANES<T>);
         EACH(v, C / LANES<T>) store(to + v * LANES<T>, sum[v]);
     }
 
     void spread(const T* at, const T* gradient, T* d_planes) {
-        taps.find(planes, at);
+        taps.find(planes, static_cast<const T*>(planes.data), at);  // whichever item's: values are not read
         for (int tap = 0; tap < 4 * planes.count; ++tap)
-            if (taps.weight[tap] != 0) add<C>(gradient, taps.weight[tap], d_planes + taps.gradient_at[tap]);
+            if (taps.gradient_at[tap] >= 0) add<C>(gradient, taps.weight[tap], d_planes + taps.gradient_at[tap]);
     }
 };

@@ -28,7 +28,8 @@ public:
             sum += weight[i];
             mass += weight[i] * (depth[i] + depth[i + 1]) / 2;
         }
-        distance = sum == 0 ? std::numeric_limits<T>::infinity() : mass / sum;
+        const T mean = mass / sum;
+        distance = mean == mean ? mean : std::numeric_limits<T>::infinity();
     }
 
     // What sample k of a ray counts: half of the intervals on both sides.
@@ -127,7 +128,7 @@ public:
     }
 
     // Adds the gradients of rays first to last.
-    void backward(Int first, Int last, const T* rows_out, const T* rows_in, T* d_planes, Decoder<T>& d_decoder) {
+    void backward(Int first, Int last, const T* rows_out, const T* rows_in, T* d_planes, Decoder<double>& d_decoder) {
         const Int item = first / call.many, count = last - first;
         const T *depths = in(call.all_depths, all, first), *noise = in(call.all_noise, all, first);
         place(first, count, depths, all, 0);

@@ -85,7 +85,7 @@ def stratified_depths(near: Tensor, far: Tensor, noise: Tensor, disparity: bool)
     near, far broadcast to [N, M, 1, 1]; noise [N, M, S, 1] in [0, 1). Returns [N, M, S, 1].
     """
     samples = noise.shape[2]
-    steps = torch.linspace(0, 1, samples, device=noise.device)[:, None]
+    steps = torch.linspace(0, 1, samples, device=noise.device, dtype=noise.dtype)[:, None]
     if disparity:
         t = steps + noise / (samples - 1)
         return 1 / ((1 - t) / near + t / far)
@@ -184,7 +184,7 @@ class ImportanceRenderer(torch.nn.Module):
         limits = self._limits(ray_origins, ray_directions, rendering_options)
         draws = self._draws(ray_origins, rendering_options)
         render = self._render_fused if self._impl(
-            planes, decoder, rendering_options, ray_origins, ray_directions, *limits) != "ref" else self._render_in_chunks
+            planes, decoder, rendering_options, ray_origins, ray_directions, limits=limits) != "ref" else self._render_in_chunks
         rgb, depth, weight, nearest, furthest = render(
             planes, decoder, ray_origins, ray_directions, limits, draws, rendering_options)
         if depth.numel() > 0:
@@ -195,16 +195,16 @@ class ImportanceRenderer(torch.nn.Module):
             depth = depth.clamp(nearest.amin(over, keepdim=True), furthest.amax(over, keepdim=True))
         return rgb, depth, weight
 
-    def _impl(self, planes, decoder, options, *places) -> str:
+    def _impl(self, planes, decoder, options, *places, limits=()) -> str:
         """Who computes. A renderer with a decode of its own has no kernels, nor has a second pass after too small a first."""
-        impl, own = options.get("impl", "auto"), type(self).decode is not ImportanceRenderer.decode
+        impl, own = options.get("impl", "auto"), type(self).decode is not ImportanceRenderer.decode or "decode" in vars(self)
         small = options.get("depth_resolution_importance", 0) > 0 and options["depth_resolution"] < fused.FEWEST_COARSE
         if impl == "auto" and (own or small):
             return "ref"
         if small and impl != "ref":
             raise ValueError(f"rendering option depth_resolution={options['depth_resolution']}: impl={impl!r} needs "
                              f"{fused.FEWEST_COARSE} samples for a second pass to follow; impl='ref' renders this")
-        return fused.choose(impl, planes, decoder, *places)
+        return fused.choose(impl, planes, self.plane_axes, decoder, *places, limits=limits)
 
     def _render_fused(self, planes, decoder, origins, directions, limits, draws, options) -> fused.Rendered:
         depths = stratified_depths(limits.near, limits.far, draws.coarse, options["disparity_space_sampling"])
@@ -242,6 +242,8 @@ class ImportanceRenderer(torch.nn.Module):
         """The reference's draws in its order: coarse depths, their density noise, fine depths, theirs."""
         batch, rays = origins.shape[:2]
         coarse, fine = options["depth_resolution"], options["depth_resolution_importance"]
+        if coarse < 1:
+            raise ValueError(f"rendering option depth_resolution={coarse}: at least one sample is needed")
         generator, sigma = options.get("generator"), options.get("density_noise", 0)
 
         def density_noise(samples):
