@@ -256,16 +256,16 @@ def plugin_of(operator: str, device_type: str) -> Loaded:
 def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> str:
     """Returns who runs `operator` on such tensors: 'cuda', 'cpu' or 'ref'.
 
-    'auto' takes the device's plugin, or the reference where there is none and under torch.func and forward-mode
-    differentiation, which kernels know nothing of; where a plugin cannot be had it warns, once a plugin. Any other `impl` is
-    that one or an error: ValueError where it does not exist or does not suit the tensors, PluginError where it cannot be had.
+    'auto' takes the device's plugin, or the reference where there is none; where a plugin cannot be had it warns, once a
+    plugin. Any other `impl` is that one or an error: ValueError where it does not exist or does not suit the tensors,
+    PluginError where it cannot be had.
     """
     plugins = _operators[operator]
     names = ("auto", *plugins, "ref")
     if impl not in names:
         raise ValueError(f"{operator}: impl={impl!r} does not exist; choose one of {', '.join(names)}")
     suits = device_type in plugins and dtype in plugins[device_type].dtypes
-    if impl == "ref" or impl == "auto" and (not suits or _is_transformed()):
+    if impl == "ref" or impl == "auto" and not suits:
         return "ref"
     if impl == "auto":
         return device_type if _is_available(operator, plugins[device_type]) else "ref"
@@ -275,11 +275,6 @@ def choose(operator: str, impl: str, device_type: str, dtype: torch.dtype) -> st
         raise ValueError(f"{operator}: impl={impl!r} takes {_named(*plugins[impl].dtypes)}, got {_named(dtype)}")
     load(plugins[impl])
     return impl
-
-
-def _is_transformed() -> bool:
-    """Whether torch.func (vmap, grad, jvp, ...) or forward-mode differentiation is at work. PyTorch has no public question."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def _named(*dtypes: torch.dtype) -> str:
@@ -313,6 +308,12 @@ def _warn_once(text: str) -> None:
 def best_variant() -> int:
     """The instruction set that kernels on this CPU use: 0 whatever there is, 1 AVX2, 2 AVX-512."""
     return {"AVX2": 1, "AVX512": 2}.get(torch.backends.cpu.get_cpu_capability(), 0)
+
+
+def has_tangent(*tensors: Tensor) -> bool:
+    """Whether forward-mode differentiation follows one of them. Operators without gradients would drop it silently."""
+    unpack = torch.autograd.forward_ad.unpack_dual
+    return not torch.compiler.is_compiling() and any(unpack(x).tangent is not None for x in tensors)
 
 
 def order_of(x: Tensor) -> torch.memory_format:

@@ -319,6 +319,17 @@ def test_operators_refuse_what_does_not_fit(which):
             torch.ops.eg3d.render_rays(*broken, None, None, None, False)
 
 
+@pytest.mark.parametrize("impl, error, words", [
+    ("auto", NotImplementedError, "grid_sampler"), ("cpu", ValueError, "impl='cpu'.*forward-mode")])
+def test_forward_mode_is_not_dropped(impl, error, words):
+    """Neither kernels nor PyTorch's look-up have it, and both say so."""
+    scene = Scene()
+    scene.planes = scene.planes.detach()
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(error, match=words):
+        scene.planes = torch.autograd.forward_ad.make_dual(scene.planes, torch.ones_like(scene.planes))
+        scene.render(impl)
+
+
 def test_no_samples():
     with pytest.raises(ValueError, match="depth_resolution=0: at least one"):
         Scene().render("auto", depth_resolution=0, depth_resolution_importance=0)

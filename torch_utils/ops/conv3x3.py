@@ -44,7 +44,7 @@ def suits_up(x: Tensor, w: Tensor) -> bool:
 def _suits(x: Tensor, w: Tensor, channels_in: int, smallest: int) -> bool:
     return (x.ndim == 4 and w.shape[2:] == (3, 3) and all(channels % LANES == 0 for channels in w.shape[:2])
             and x.shape[1] == channels_in and min(x.shape[2:]) >= smallest and (x.dtype, x.device) == (w.dtype, w.device)
-            and custom_ops.order_of(x) == torch.channels_last
+            and custom_ops.order_of(x) == torch.channels_last and not custom_ops.has_tangent(x, w)
             and custom_ops.choose("conv3x3", "auto", x.device.type, x.dtype) == "cpu")
 
 

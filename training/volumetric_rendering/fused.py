@@ -83,6 +83,7 @@ def choose(impl: str, planes: Tensor, plane_axes: Tensor, decoder: torch.nn.Modu
         f"points or rays are {[list(place.shape) for place in places]}, not [{len(planes)}, M, 3]":
             any(place.shape != (len(planes), *places[0].shape[1:2], 3) for place in places),
         "points or rays need a gradient": torch.is_grad_enabled() and any(x.requires_grad for x in fixed),
+        "forward-mode differentiation is at work": custom_ops.has_tangent(planes, *fixed, *decoder.parameters()),
         "number types differ": any(x.dtype != planes.dtype for x in (*fixed, *decoder.parameters())),
     }
     wrong = [reason for reason, is_so in reasons.items() if is_so]
