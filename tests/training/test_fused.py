@@ -319,6 +319,18 @@ def test_operators_refuse_what_does_not_fit(which):
             torch.ops.eg3d.render_rays(*broken, None, None, None, False)
 
 
+@pytest.mark.parametrize("coarse, noise, fine, fine_noise", [
+    (6, 5, None, None), (6, None, None, 3), (6, 6, 3, None), (6, None, 3, 3), (6, 6, 3, 2), (0, None, None, None), (3, None, 2, None),
+    (3, 3, 2, 2)])
+def test_operators_refuse_passes_that_do_not_fit(coarse, noise, fine, fine_noise):
+    scene = Scene(dtype=torch.float32)
+    table = fused.projection(scene.renderer.plane_axes, 1.2, scene.planes)
+    draws = [None if many is None else torch.rand(2, 5, many) for many in (noise, fine, fine_noise)]
+    with pytest.raises(ValueError, match="fused rendering"):
+        torch.ops.eg3d.render_rays(scene.planes, table, *fused.layers_of(scene.decoder), scene.origins, scene.directions,
+                                   torch.ones(2, 5, coarse), *draws, False)
+
+
 @pytest.mark.parametrize("impl, error, words", [
     ("auto", NotImplementedError, "grid_sampler"), ("cpu", ValueError, "impl='cpu'.*forward-mode")])
 def test_forward_mode_is_not_dropped(impl, error, words):
@@ -328,6 +340,12 @@ def test_forward_mode_is_not_dropped(impl, error, words):
     with torch.autograd.forward_ad.dual_level(), pytest.raises(error, match=words):
         scene.planes = torch.autograd.forward_ad.make_dual(scene.planes, torch.ones_like(scene.planes))
         scene.render(impl)
+
+
+@pytest.mark.parametrize("impl", ["auto", "cpu", "ref"])
+def test_another_clamp_mode(impl):
+    with pytest.raises(ValueError, match="clamp_mode='relu': only softplus"):
+        Scene().render(impl, clamp_mode="relu")
 
 
 def test_no_samples():

@@ -266,12 +266,16 @@ def _decode_backward(planes, table, w1, b1, w2, b2, points, colors, d_rgb, d_sig
 def _render(planes, table, w1, b1, w2, b2, origins, directions, depths, noise, uniform, fine_noise, white_back):
     results = _new_rays(depths, noise, uniform)
     rgb, distance, weight, all_depths, all_noise = results
-    coarse = depths.shape[2]
+    coarse, fine = depths.shape[2], all_depths.shape[2] - depths.shape[2]
+    if coarse < (FEWEST_COARSE if fine else 1):
+        raise ValueError(f"fused rendering: {coarse} samples in the first pass, {fine} in the second")
+    if fine and (noise is None) != (fine_noise is None):
+        raise ValueError("fused rendering: noise for one pass and none for the other")
     _run(
         "render", planes, table, Decoder(w1, b1, w2, b2), origins.shape[:2], origins=origins, directions=directions,
         depths=depths, noise=noise, uniform=uniform, fine_noise=fine_noise, rgb=rgb, distance=distance, weight=weight,
-        all_depths=all_depths, all_noise=None if noise is None else all_noise, coarse=coarse,
-        fine=all_depths.shape[2] - coarse, white_back=white_back)
+        all_depths=all_depths, all_noise=None if noise is None else all_noise, coarse=coarse, fine=fine,
+        white_back=white_back)
     return results
 
 

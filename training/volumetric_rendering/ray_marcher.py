@@ -21,14 +21,19 @@ class Composite(NamedTuple):
     weights: Tensor  # [N, M, S - 1, 1]
 
 
+def check_clamp_mode(options: Mapping) -> None:
+    """Raises ValueError for what makes densities positive, unless it is softplus."""
+    if options["clamp_mode"] != "softplus":
+        raise ValueError(f"clamp_mode={options['clamp_mode']!r}: only softplus exists")
+
+
 def composite(colors: Tensor, densities: Tensor, depths: Tensor, options: Mapping) -> Composite:
     """Blends samples in order of depth; arguments as MipRayMarcher2's.
 
     Each interval takes the mean of its two ends, absorbs alpha = 1 - exp(-sigma * delta), and is seen through
     the product of 1 - alpha of those before it.
     """
-    if options["clamp_mode"] != "softplus":
-        raise ValueError(f"clamp_mode={options['clamp_mode']!r}: only softplus exists")
+    check_clamp_mode(options)
     color, density, depth = [(x[:, :, 1:] + x[:, :, :-1]) / 2 for x in (colors, densities, depths)]
     alpha = 1 - torch.exp(-F.softplus(density - DENSITY_SHIFT) * (depths[:, :, 1:] - depths[:, :, :-1]))
     through = torch.cumprod(1 - alpha + TRANSMITTANCE_EPS, dim=2)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.volumetric_rendering import fused, math_utils
-from training.volumetric_rendering.ray_marcher import MipRayMarcher2, composite
+from training.volumetric_rendering.ray_marcher import MipRayMarcher2, check_clamp_mode, composite
 
 # Rows of each plane's frame: a point's coordinates in it are point @ inverse, the first two are looked up.
 OFFICIAL_AXES = (
@@ -207,6 +207,7 @@ class ImportanceRenderer(torch.nn.Module):
         return fused.choose(impl, planes, self.plane_axes, decoder, *places, limits=limits)
 
     def _render_fused(self, planes, decoder, origins, directions, limits, draws, options) -> fused.Rendered:
+        check_clamp_mode(options)
         depths = stratified_depths(limits.near, limits.far, draws.coarse, options["disparity_space_sampling"])
         return fused.render_rays(
             planes, fused.projection(self.plane_axes, options["box_warp"], planes), fused.layers_of(decoder), origins,
