@@ -320,8 +320,8 @@ def test_operators_refuse_what_does_not_fit(which):
 
 
 @pytest.mark.parametrize("coarse, noise, fine, fine_noise", [
-    (6, 5, None, None), (6, None, None, 3), (6, 6, 3, None), (6, None, 3, 3), (6, 6, 3, 2), (0, None, None, None), (3, None, 2, None),
-    (3, 3, 2, 2)])
+    (6, 5, None, None), (6, None, None, 3), (6, 6, 3, None), (6, None, 3, 3), (6, 6, 3, 2), (0, None, None, None),
+    (3, None, 2, None), (3, 3, 2, 2)])
 def test_operators_refuse_passes_that_do_not_fit(coarse, noise, fine, fine_noise):
     scene = Scene(dtype=torch.float32)
     table = fused.projection(scene.renderer.plane_axes, 1.2, scene.planes)
